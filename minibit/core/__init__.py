@@ -1,0 +1,1 @@
+"""Policy without input or output: no clock, no socket, no thread, no global randomness."""
