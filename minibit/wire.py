@@ -95,16 +95,13 @@ class BlockAnswer(msgspec.Struct, frozen=True):
     type: str = "SEND_BLOCK"
 
 
-class BlockRefusal(msgspec.Struct, frozen=True, omit_defaults=True):
+class BlockRefusal(msgspec.Struct, frozen=True):
     """400, 403, 404 or 503 of POST /request_block."""
 
     message: str
     sender_id: str
     retry_after_s: float | None = None
     type: str = "ERROR"
-
-    def __post_init__(self) -> None:
-        """Keep ``type`` in the message although it equals its default."""
 
 
 class HaveBlocksInfo(msgspec.Struct, frozen=True, omit_defaults=True):
