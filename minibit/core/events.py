@@ -1,0 +1,197 @@
+"""What a session is told (events) and what it asks for (actions): frozen values, so that a run can be logged and replayed.
+
+A neighbour is named by its *key*, ``"ip:port"``. Block sets travel as tuples of indices.
+"""
+
+import msgspec
+
+
+class Event(msgspec.Struct, frozen=True, tag=True):
+    """Something that happened to this peer."""
+
+
+class Started(Event):
+    """The peer is up; ``owned`` are the blocks it starts with."""
+
+    owned: tuple[int, ...] = ()
+
+
+class PeerSeen(Event):
+    """The tracker or a message named a peer; ``seed`` if it is said to own every block."""
+
+    key: str
+    peer_id: str
+    seed: bool = False
+
+
+class TrackerAnswered(Event):
+    """The tracker handed out ``num_peers`` others (each a PeerSeen before this) and wants to be asked again by then."""
+
+    num_peers: int
+    interval_s: float
+
+
+class TrackerFailed(Event):
+    """The tracker did not answer."""
+
+
+class HavesReceived(Event):
+    """A neighbour acquired these blocks."""
+
+    key: str
+    indices: tuple[int, ...]
+
+
+class BitfieldReceived(Event):
+    """A neighbour owns exactly these blocks: replaces what was known."""
+
+    key: str
+    indices: tuple[int, ...]
+
+
+class HandshakeAnswered(Event):
+    """A neighbour told its state: whether I may ask it, and whether it understands offers of turns."""
+
+    key: str
+    unchoked: bool
+    turns: bool
+
+
+class TurnOffered(Event):
+    """A neighbour offers me its uplink: for one block now, or (``standing``) until it refuses."""
+
+    key: str
+    standing: bool
+    suggest: int | None = None
+    rate_bytes_per_s: float | None = None
+
+
+class OfferAnswered(Event):
+    """A neighbour took or declined the turn I offered."""
+
+    key: str
+    accepted: bool
+
+
+class ContactFailed(Event):
+    """A message did not get through; ``reachable`` if a server answered that does not know the route."""
+
+    key: str
+    reachable: bool = False
+
+
+class HavesDelivered(Event):
+    """A neighbour heard the haves I sent."""
+
+    key: str
+
+
+class RequestReceived(Event):
+    """A neighbour asks for a block."""
+
+    key: str
+    index: int
+
+
+class UploadStalled(Event):
+    """The receiver of a block does not keep up with my uplink."""
+
+    key: str
+
+
+class UploadEnded(Event):
+    """A block was sent, or (not ``complete``) given up after so many bytes."""
+
+    key: str
+    index: int
+    sent_bytes: int
+    complete: bool
+    duration_s: float = 0.0
+
+
+class BlockArrived(Event):
+    """A block came, its hash matched, and it is on disk."""
+
+    key: str
+    index: int
+    num_bytes: int
+    duration_s: float = 0.0
+
+
+class RequestFailed(Event):
+    """A request brought no good block: refused, busy, missing, corrupt, cancelled or lost."""
+
+    key: str
+    index: int
+    reason: str
+    retry_after_s: float = 0.0
+
+
+class Tick(Event):
+    """Time passed: the session's ``next_wakeup_s`` came."""
+
+
+class Action(msgspec.Struct, frozen=True, tag=True):
+    """Something the driver is to do."""
+
+
+class RequestBlock(Action):
+    """Fetch a block from a neighbour and tell it what I acquired."""
+
+    key: str
+    index: int
+    haves: tuple[int, ...] = ()
+
+
+class CancelRequest(Action):
+    """Give up a request: the block came from elsewhere."""
+
+    key: str
+    index: int
+
+
+class OfferTurn(Action):
+    """Tell a neighbour that my uplink is its own for a block (see the event TurnOffered)."""
+
+    key: str
+    haves: tuple[int, ...] = ()
+    standing: bool = False
+    suggest: int | None = None
+    rate_bytes_per_s: float | None = None
+
+
+class SendHaves(Action):
+    """Tell a neighbour what I acquired."""
+
+    key: str
+    haves: tuple[int, ...]
+
+
+class Handshake(Action):
+    """Exchange complete bitfields with a neighbour."""
+
+    key: str
+
+
+class AskTracker(Action):
+    """Announce to the tracker and get more peers."""
+
+
+class Serve(Action):
+    """Send the block that was asked for; ``queued`` if it must wait for the link to end the one before."""
+
+    key: str
+    index: int
+    haves: tuple[int, ...] = ()
+
+
+class Refuse(Action):
+    """Answer a request with a refusal: ``reason`` is choked, missing or busy."""
+
+    key: str
+    reason: str
+    retry_after_s: float = 0.0
+
+
+class Finish(Action):
+    """The file is complete."""

@@ -1,0 +1,586 @@
+"""One peer's brain: events in, actions out.
+
+Rules that hold at every moment:
+
+- ``handle(event, now_s)`` is the only door. It never blocks, never reads a clock, and draws randomness only from the
+  ``Random`` it was given: the same seed and the same events give the same actions.
+- Calls come one at a time (the driver holds a lock), with ``now_s`` never falling.
+- The uplink serves by *turns*. A limited uplink offers one neighbour at a time the next block, ahead of the end of the
+  block before; the receiver chooses the block when the offer comes, so the choice rests on what it knows then. An
+  unlimited uplink gives each unchoked neighbour a standing turn. A client that does not know turns asks, is told when to
+  come back, and finds its turn kept.
+- Tit-for-tat decides who is unchoked; turns go round among those in order of who waited longest.
+- A block counts as owned when the driver says it arrived, which it does once the hash matched and it was written.
+"""
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from minibit.core import events as ev
+from minibit.core.blocks import Bitfield, Geometry, indices_of, mask_of, random_index
+from minibit.core.choker import OPTIMISTIC_ROUNDS, Candidate, Choice, Choker, rechoke_interval_s
+from minibit.core.neighbours import INTERESTED_AFTER_REFUSAL_S, Neighbour, Permission, Uplink
+from minibit.core.picker import Availability, OpenRequest, Picker, RequestLedger
+
+OFFER_LEAD_S = 0.04  # a turn is offered so long before the link falls free: an exchange takes some 5 ms, more if busy
+OFFER_LAPSES_S = 0.25  # an offer unused for so long goes to the next
+WAKE_MIN_S, WAKE_MAX_S = 0.02, 0.5  # between two offers to a neighbour that declines
+EARLY_RECHOKE_S = 0.02  # an idle uplink chooses anew at once, but not more often than this
+DOWNLOADS_MAX = 8  # side by side from limited uplinks; each holds a thread and a block of memory
+DOWNLOADS_OPEN_MAX = 3  # side by side from unlimited uplinks: more only compete for the same two cores
+UPLOADS_MAX = 8
+MAX_HAVES_PER_MESSAGE = 2000
+STARVED_S = 1.0  # without a block for so long, look around
+TRACKER_RETRY_MIN_S = 0.15
+HANDSHAKES_AT_START = 3
+NUMWANT = 50  # what the tracker hands out at most: fewer means the whole swarm was told
+
+
+class Session:
+    """The state of one peer in one swarm.
+
+    ``owned``, ``unchoked`` and ``choked`` are live and may be changed by the owner of the session between calls.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        rng: Random,
+        picker: Picker,
+        choker: Choker,
+        upload_rate_bytes_per_s: float | None = None,
+        download_rate_bytes_per_s: float | None = None,
+        max_neighbours: int = 50,
+    ) -> None:
+        self.geometry = geometry
+        self.owned = Bitfield(geometry.num_blocks)
+        self.unchoked: set[str] = set()
+        self.choked: set[str] = set()
+        self.optimistic: str | None = None
+        self.last_rechoke_s = float("-inf")
+        self.neighbours: dict[str, Neighbour] = {}
+        self.availability = Availability(geometry.num_blocks)
+        self.ledger = RequestLedger()
+        self.uplink = Uplink(upload_rate_bytes_per_s, UPLOADS_MAX)
+        self._rng = rng
+        self._picker = picker
+        self._choker = choker
+        self._seed_choker = choker.as_seed()
+        self._download_rate = download_rate_bytes_per_s
+        self._max_neighbours = max_neighbours
+        self._acquired: list[int] = []
+        self._given = Availability(geometry.num_blocks)  # how often I gave each block
+        self._began_complete = False
+        self._finished = False
+        self._round = 0
+        self._next_rechoke_s = 0.0
+        self._measured_service_s = 0.0
+        self._ask_tracker_at_s = float("inf")
+        self._tracker_backoff_s = TRACKER_RETRY_MIN_S
+        self._announced = False
+        self._knows_all = False
+        self._last_arrival_s = 0.0
+        self._look_around_at_s = 0.0
+        self._actions: list[ev.Action] = []
+        self._handlers: dict[type[ev.Event], Callable[[Any, float], None]] = {
+            ev.Started: self._on_started,
+            ev.PeerSeen: self._on_peer_seen,
+            ev.TrackerAnswered: self._on_tracker_answered,
+            ev.TrackerFailed: self._on_tracker_failed,
+            ev.HavesReceived: self._on_haves,
+            ev.BitfieldReceived: self._on_bitfield,
+            ev.HandshakeAnswered: self._on_handshake_answered,
+            ev.TurnOffered: self._on_turn_offered,
+            ev.OfferAnswered: self._on_offer_answered,
+            ev.ContactFailed: self._on_contact_failed,
+            ev.HavesDelivered: self._on_haves_delivered,
+            ev.RequestReceived: self._on_request,
+            ev.UploadStalled: self._on_upload_stalled,
+            ev.UploadEnded: self._on_upload_ended,
+            ev.BlockArrived: self._on_block_arrived,
+            ev.RequestFailed: self._on_request_failed,
+            ev.Tick: lambda _event, _now_s: None,
+        }
+
+    # ------------------------------------------------------------------ the one door
+
+    def handle(self, event: ev.Event, now_s: float) -> list[ev.Action]:
+        """Take in what happened; return what to do about it, in order."""
+        self._actions = []
+        self._handlers[type(event)](event, now_s)
+        self._rechoke_if_due(now_s)
+        self._offer_turns(now_s)
+        self._ask_standing(now_s)
+        self._look_around(now_s)
+        return self._actions
+
+    def next_wakeup_s(self, now_s: float) -> float:
+        """Return when ``Tick`` is due if nothing else happens before."""
+        times = [self._next_rechoke_s, self._ask_tracker_at_s, self.last_rechoke_s + EARLY_RECHOKE_S]
+        times.append(self.uplink.free_at_s - OFFER_LEAD_S)
+        times.extend(self.uplink.offers.values())
+        times.extend(n.cool_until_s for n in self.neighbours.values())
+        if not self.owned.complete:
+            times.append(max(self._look_around_at_s, self._last_arrival_s + STARVED_S))
+            times.extend(n.ask_again_at_s for n in self.neighbours.values())
+        return min((time_s for time_s in times if time_s > now_s), default=now_s + 1.0)
+
+    def describe(self) -> str:
+        """Say in one line what this peer is waiting for."""
+        permitted = sum(n.permission is not Permission.NONE for n in self.neighbours.values())
+        useful = sum(bool(n.have.mask & self.owned.missing) for n in self.neighbours.values())
+        asked = [f"block {r.index} from {r.key}" for key in self.neighbours if (r := self.ledger.get(key))]
+        return (
+            f"has {self.owned.count} of {self.owned.size} blocks; knows {len(self.neighbours)} neighbours, "
+            f"{useful} with blocks it lacks, {permitted} let it ask; waits for {', '.join(asked) or 'an offer'}"
+        )
+
+    # ------------------------------------------------------------------ neighbours
+
+    def _on_started(self, event: ev.Started, now_s: float) -> None:
+        for index in event.owned:
+            if self.owned.add(index):
+                self._acquired.append(index)
+        self._began_complete = self.owned.complete
+        self._last_arrival_s = self._look_around_at_s = now_s
+        self._next_rechoke_s = now_s + self.rechoke_interval_s()
+        self._actions.append(ev.AskTracker())
+        self._finish_if_complete()
+
+    def _on_peer_seen(self, event: ev.PeerSeen, now_s: float) -> None:
+        neighbour = self.neighbours.get(event.key)
+        if neighbour is None:
+            if len(self.neighbours) >= self._max_neighbours and not self._drop_one(now_s):
+                return
+            neighbour = Neighbour(event.key, event.peer_id, Bitfield(self.geometry.num_blocks))
+            self.neighbours[event.key] = neighbour
+            self.choked.add(event.key)
+        elif neighbour.peer_id != event.peer_id:
+            self._learn(neighbour, 0, replace=True)  # another peer lives at this address now
+            neighbour.peer_id = event.peer_id
+            neighbour.told = 0
+        if event.seed:
+            self._learn(neighbour, self.owned.mask | self.owned.missing)
+
+    def _drop_one(self, now_s: float) -> bool:
+        """Make room for a new neighbour where one cannot be reached or was banned."""
+        for key, neighbour in self.neighbours.items():
+            if neighbour.banned or neighbour.retry_at_s > now_s and key not in self.ledger:
+                self._learn(neighbour, 0, replace=True)
+                del self.neighbours[key]
+                self.unchoked.discard(key)
+                self.choked.discard(key)
+                return True
+        return False
+
+    def _learn(self, neighbour: Neighbour, blocks: int, *, replace: bool = False) -> None:
+        before = neighbour.have.mask
+        after = blocks if replace else before | blocks
+        if before & ~after:
+            self.availability.remove(before & ~after)
+        if after & ~before:
+            self.availability.add(after & ~before)
+        neighbour.have.mask = after
+
+    def _on_haves(self, event: ev.HavesReceived, now_s: float) -> None:  # noqa: ARG002  every handler has this shape
+        neighbour = self.neighbours.get(event.key)
+        if neighbour:
+            neighbour.heard_from()
+            self._learn(neighbour, mask_of(event.indices))
+
+    def _on_bitfield(self, event: ev.BitfieldReceived, now_s: float) -> None:
+        neighbour = self.neighbours.get(event.key)
+        if neighbour:
+            neighbour.heard_from()
+            neighbour.interested_until_s = now_s + INTERESTED_AFTER_REFUSAL_S
+            self._learn(neighbour, mask_of(event.indices), replace=True)
+
+    def _on_handshake_answered(self, event: ev.HandshakeAnswered, now_s: float) -> None:
+        neighbour = self.neighbours.get(event.key)
+        if neighbour is None:
+            return
+        neighbour.heard_from()
+        neighbour.told, neighbour.told_at_s = len(self._acquired), now_s
+        neighbour.speaks_turns = event.turns
+        if event.unchoked and (not event.turns or neighbour.permission is Permission.STANDING):
+            neighbour.permission = Permission.STANDING
+
+    def _on_contact_failed(self, event: ev.ContactFailed, now_s: float) -> None:
+        self.uplink.offers.pop(event.key, None)
+        neighbour = self.neighbours.get(event.key)
+        if neighbour is None:
+            return
+        if event.reachable:
+            neighbour.heard_from()
+            neighbour.speaks_turns = False
+        else:
+            neighbour.contact_failed(now_s)
+
+    def _on_tracker_answered(self, event: ev.TrackerAnswered, now_s: float) -> None:
+        first, self._announced = not self._announced, True
+        self._knows_all = event.num_peers < NUMWANT and not first
+        enough = self._knows_all or len(self.neighbours) >= self._max_neighbours or self.owned.complete
+        wait_s = event.interval_s if enough and not first else min(self._tracker_backoff_s, event.interval_s)
+        self._tracker_backoff_s *= 2
+        self._ask_tracker_at_s = now_s + wait_s
+        if first and not self.owned.complete:
+            self._introduce()
+
+    def _introduce(self) -> None:
+        """Make myself known to the seeds and a few others: they registered before me and do not know me yet."""
+        seeds = [key for key, n in self.neighbours.items() if n.have.complete]
+        others = [key for key, n in self.neighbours.items() if not n.have.complete]
+        chosen = self._rng.sample(others, min(HANDSHAKES_AT_START, len(others)))
+        self._actions.extend(ev.Handshake(key) for key in [*seeds[: HANDSHAKES_AT_START + 1], *chosen])
+
+    def _on_tracker_failed(self, event: ev.TrackerFailed, now_s: float) -> None:  # noqa: ARG002  handlers' shape
+        self._ask_tracker_at_s = now_s + min(self._tracker_backoff_s, 30.0)
+        self._tracker_backoff_s *= 2
+
+    # ------------------------------------------------------------------ what others hear of my blocks
+
+    def _haves_for(self, neighbour: Neighbour, now_s: float) -> tuple[int, ...]:
+        """Return what this neighbour has not heard of and lacks, and count it as told (a failure takes that back)."""
+        if neighbour.told == len(self._acquired):
+            return ()
+        fresh = self._acquired[neighbour.told : neighbour.told + MAX_HAVES_PER_MESSAGE]
+        neighbour.told += len(fresh)
+        neighbour.told_at_s = now_s
+        return tuple(index for index in fresh if index not in neighbour.have)
+
+    def _on_haves_delivered(self, event: ev.HavesDelivered, now_s: float) -> None:  # noqa: ARG002  handlers' shape
+        if event.key in self.neighbours:
+            self.neighbours[event.key].heard_from()
+
+    def _spread_haves(self, now_s: float) -> None:
+        """Tell the neighbour that has not heard from me for longest: one message for each block at most."""
+        cutoff_s = now_s - self.rechoke_interval_s()
+        stale = [
+            n
+            for n in self.neighbours.values()
+            if n.told < len(self._acquired)
+            and n.told_at_s < cutoff_s
+            and not n.have.complete
+            and n.speaks_turns is not False
+            and n.retry_at_s <= now_s
+        ]
+        if stale:
+            neighbour = min(stale, key=lambda n: n.told_at_s)
+            haves = self._haves_for(neighbour, now_s)
+            neighbour.told_at_s = now_s
+            if haves:
+                self._actions.append(ev.SendHaves(neighbour.key, haves))
+
+    # ------------------------------------------------------------------ my uplink
+
+    def rechoke_interval_s(self) -> float:
+        """Return the time between two rechokes, from how long a block takes on my uplink."""
+        size = min(self.geometry.block_size_bytes, self.geometry.length_bytes)
+        return rechoke_interval_s(self.uplink.service_s(size, self._measured_service_s))
+
+    def _rechoke_if_due(self, now_s: float) -> None:
+        if now_s < self._next_rechoke_s:
+            return
+        self._round += 1
+        self._rechoke(now_s, rotate=self._round % OPTIMISTIC_ROUNDS == 0)
+        for neighbour in self.neighbours.values():
+            neighbour.received_lately_bytes /= 2
+        self._next_rechoke_s = now_s + self.rechoke_interval_s()
+
+    def _rechoke(self, now_s: float, *, rotate: bool) -> None:
+        owned = self.owned.mask
+        candidates = [
+            Candidate(n.key, n.interested(owned, now_s), n.received_lately_bytes, n.given_bytes)
+            for n in self.neighbours.values()
+        ]
+        self.last_rechoke_s = now_s
+        choker = self._seed_choker if self.owned.complete else self._choker
+        self._apply(choker.choose(candidates, self._rng, rotate=rotate))
+
+    def _apply(self, choice: Choice) -> None:
+        for key in self.unchoked.difference(choice.unchoked):
+            if key in self.neighbours:
+                self.neighbours[key].stands = False
+        self.unchoked.clear()
+        self.unchoked.update(choice.unchoked)
+        self.choked.clear()
+        self.choked.update(key for key in self.neighbours if key not in self.unchoked)
+        self.optimistic = choice.optimistic
+
+    def _offer_turns(self, now_s: float) -> None:
+        for key in self.uplink.lapse(now_s):
+            self._cool(key, now_s)
+        offer = self._offer_one_turn if self.uplink.takes_turns else self._offer_standing
+        if offer(now_s):
+            return
+        if self._could_choose_better(now_s):
+            self._rechoke(now_s, rotate=False)
+            offer(now_s)
+
+    def _could_choose_better(self, now_s: float) -> bool:
+        """Whether the uplink idles while somebody choked is interested."""
+        if now_s < self.last_rechoke_s + EARLY_RECHOKE_S or not self.uplink.has_room(now_s, OFFER_LEAD_S):
+            return False
+        idle = not any(self._could_use_turn(neighbour, now_s) for neighbour in self._unchoked_neighbours())
+        return idle and any(self._could_use_turn(neighbour, now_s) for neighbour in self.neighbours.values())
+
+    def _offer_one_turn(self, now_s: float) -> bool:
+        """Offer the link's next turn to whoever of the unchoked waited longest; return whether it is taken care of."""
+        while self.uplink.has_room(now_s, OFFER_LEAD_S):
+            waiting = [n for n in self._unchoked_neighbours() if self._could_use_turn(n, now_s)]
+            if not waiting:
+                return False
+            neighbour = min(waiting, key=lambda n: n.last_turn_s)
+            neighbour.last_turn_s = now_s
+            if neighbour.waits_for_turn:
+                neighbour.waits_for_turn = False
+                neighbour.turn_due_until_s = now_s + INTERESTED_AFTER_REFUSAL_S
+                continue
+            self._offer(neighbour, now_s)
+        return True
+
+    def _offer_standing(self, now_s: float) -> bool:
+        """Give every unchoked neighbour a standing turn, and wake those that know but lacked a reason to ask."""
+        waiting = [n for n in self._unchoked_neighbours() if self._could_use_turn(n, now_s) and not n.waits_for_turn]
+        for neighbour in waiting:
+            if not neighbour.stands or neighbour.told < len(self._acquired):
+                neighbour.stands = True
+                self._offer(neighbour, now_s)
+        return bool(waiting) or bool(self.uplink.active)
+
+    def _unchoked_neighbours(self) -> list[Neighbour]:
+        return [n for key, n in self.neighbours.items() if key in self.unchoked]
+
+    def _could_use_turn(self, neighbour: Neighbour, now_s: float) -> bool:
+        if neighbour.key in self.uplink.active or neighbour.key in self.uplink.offers:
+            return False
+        if neighbour.speaks_turns is False or neighbour.retry_at_s > now_s:
+            return neighbour.waits_for_turn and self.uplink.takes_turns
+        return neighbour.interested(self.owned.mask, now_s)
+
+    def _offer(self, neighbour: Neighbour, now_s: float) -> None:
+        rate = self.uplink.rate_bytes_per_s
+        suggest = self._least_given(neighbour)
+        haves = self._haves_for(neighbour, now_s)
+        self.uplink.offers[neighbour.key] = now_s + OFFER_LAPSES_S
+        self._actions.append(
+            ev.OfferTurn(neighbour.key, haves, standing=rate is None, suggest=suggest, rate_bytes_per_s=rate)
+        )
+
+    def _least_given(self, neighbour: Neighbour) -> int | None:
+        """Return the block a seed should give next: each once before any twice, the rarest of those."""
+        if not self._began_complete:
+            return None
+        leaving = mask_of(upload.index for upload in self.uplink.active.values())
+        candidates = neighbour.wants_from(self.owned.mask) & ~leaving
+        if not candidates:
+            return None
+        return random_index(self.availability.rarest(self._given.rarest(candidates)), self._rng)
+
+    def _cool(self, key: str, now_s: float) -> None:
+        """Offer this neighbour no turn for a while: it did not want the last one."""
+        neighbour = self.neighbours.get(key)
+        if neighbour:
+            neighbour.cool_until_s = now_s + min(WAKE_MIN_S * 2**neighbour.declines, WAKE_MAX_S)
+            neighbour.declines = min(neighbour.declines + 1, 8)
+
+    def _on_offer_answered(self, event: ev.OfferAnswered, now_s: float) -> None:
+        neighbour = self.neighbours.get(event.key)
+        if neighbour is None:
+            return
+        neighbour.heard_from()
+        neighbour.speaks_turns = True
+        if not event.accepted:
+            self.uplink.offers.pop(event.key, None)
+            self._cool(event.key, now_s)
+
+    def _on_request(self, event: ev.RequestReceived, now_s: float) -> None:
+        neighbour = self.neighbours[event.key]
+        neighbour.interested_until_s = now_s + INTERESTED_AFTER_REFUSAL_S
+        holds_turn = event.key in self.uplink.offers or neighbour.turn_due_until_s > now_s
+        if neighbour.banned or not (holds_turn or event.key in self.unchoked):
+            self._actions.append(ev.Refuse(event.key, "choked", self.retry_after_s(event.key, now_s)))
+        elif event.index not in self.owned:
+            self._actions.append(ev.Refuse(event.key, "missing"))
+        elif not self._may_serve(neighbour, holds_turn=holds_turn, now_s=now_s):
+            neighbour.waits_for_turn = True
+            self._actions.append(ev.Refuse(event.key, "busy", self.retry_after_s(event.key, now_s)))
+        else:
+            self._serve(neighbour, event.index, now_s)
+
+    def _may_serve(self, neighbour: Neighbour, *, holds_turn: bool, now_s: float) -> bool:
+        if neighbour.key in self.uplink.active or len(self.uplink.active) >= self.uplink.max_uploads:
+            return False
+        return holds_turn or not self.uplink.takes_turns or self.uplink.has_room(now_s, 0.0)
+
+    def _serve(self, neighbour: Neighbour, index: int, now_s: float) -> None:
+        neighbour.last_turn_s = now_s
+        neighbour.turn_due_until_s = float("-inf")
+        neighbour.waits_for_turn = False
+        neighbour.declines = 0
+        service_s = self.uplink.service_s(self.geometry.block_length_bytes(index), self._measured_service_s)
+        self.uplink.start(neighbour.key, index, service_s, now_s)
+        self._actions.append(ev.Serve(neighbour.key, index, self._haves_for(neighbour, now_s)))
+
+    def retry_after_s(self, key: str, now_s: float) -> float:
+        """Return when it makes sense for this client to ask again: its turn on the link, or the next rechoke."""
+        if key not in self.unchoked:
+            return max(self._next_rechoke_s - now_s, EARLY_RECHOKE_S)
+        size = min(self.geometry.block_size_bytes, self.geometry.length_bytes)
+        ahead = sum(n.waits_for_turn for n in self._unchoked_neighbours())
+        queue_s = ahead * self.uplink.service_s(size, self._measured_service_s)
+        return max(self.uplink.free_at_s - now_s, 0.0) + queue_s
+
+    def _on_upload_stalled(self, event: ev.UploadStalled, now_s: float) -> None:
+        self.uplink.stall(event.key, now_s)
+
+    def _on_upload_ended(self, event: ev.UploadEnded, now_s: float) -> None:
+        self.uplink.end(event.key, now_s)
+        neighbour = self.neighbours.get(event.key)
+        if neighbour is None:
+            return
+        neighbour.given_bytes += event.sent_bytes
+        if not event.complete:
+            neighbour.contact_failed(now_s)
+            return
+        self._given.add(1 << event.index)
+        if not self.uplink.takes_turns:
+            self._measured_service_s += (event.duration_s - self._measured_service_s) / 8
+        self._learn(neighbour, 1 << event.index)
+
+    # ------------------------------------------------------------------ my downloads
+
+    def _on_turn_offered(self, event: ev.TurnOffered, now_s: float) -> None:
+        neighbour = self.neighbours.get(event.key)
+        if neighbour is None or neighbour.banned:
+            return
+        neighbour.heard_from()
+        neighbour.speaks_turns = True
+        neighbour.rate_bytes_per_s = event.rate_bytes_per_s
+        neighbour.suggested = event.suggest
+        neighbour.ask_again_at_s = 0.0
+        if event.standing:
+            neighbour.permission = Permission.STANDING
+        elif self._has_downlink_room(event.rate_bytes_per_s):
+            self._ask(neighbour, now_s)
+
+    def _has_downlink_room(self, rate_bytes_per_s: float | None) -> bool:
+        """Whether another block at this rate fits beside those under way: a full downlink would hold up the sender."""
+        if len(self.ledger) >= DOWNLOADS_MAX:
+            return False
+        if self._download_rate is None or rate_bytes_per_s is None or not len(self.ledger):
+            return True
+        taken = sum(n.rate_bytes_per_s or 0.0 for key, n in self.neighbours.items() if key in self.ledger)
+        return taken + rate_bytes_per_s <= self._download_rate * 1.01
+
+    def _ask_standing(self, now_s: float) -> None:
+        """Use the standing turns: a few blocks at a time, from neighbours in random order."""
+        if self.owned.complete or len(self.ledger) >= DOWNLOADS_OPEN_MAX:
+            return
+        able = [
+            n
+            for n in self.neighbours.values()
+            if n.permission is Permission.STANDING and n.key not in self.ledger and n.ask_again_at_s <= now_s
+        ]
+        self._rng.shuffle(able)
+        for neighbour in able:
+            if len(self.ledger) >= DOWNLOADS_OPEN_MAX:
+                return
+            self._ask(neighbour, now_s)
+
+    def _ask(self, neighbour: Neighbour, now_s: float) -> bool:
+        """Ask the neighbour for the best block it has, if it has one; return whether it was asked."""
+        index = None if neighbour.key in self.ledger or neighbour.banned else self._choose(neighbour, now_s)
+        if index is None:
+            return False
+        size = self.geometry.block_length_bytes(index)
+        expected_s = size / neighbour.rate_bytes_per_s if neighbour.rate_bytes_per_s else 4 * self._measured_service_s
+        self.ledger.open(OpenRequest(index, neighbour.key, now_s, now_s + 2 * expected_s + OFFER_LAPSES_S))
+        self._actions.append(ev.RequestBlock(neighbour.key, index, self._haves_for(neighbour, now_s)))
+        return True
+
+    def _choose(self, neighbour: Neighbour, now_s: float) -> int | None:
+        wanted = neighbour.have.mask & self.owned.missing
+        candidates = wanted & ~self.ledger.in_flight
+        if not candidates:
+            candidates = wanted & self.ledger.overdue(now_s)  # end game: do not wait for a slow sender
+        if not candidates:
+            return None
+        suggested, neighbour.suggested = neighbour.suggested, None
+        if suggested is not None and candidates >> suggested & 1:
+            return suggested
+        return self._picker.pick(candidates, self.availability, self._rng)
+
+    def _on_block_arrived(self, event: ev.BlockArrived, now_s: float) -> None:
+        self.ledger.close(event.key)
+        neighbour = self.neighbours.get(event.key)
+        if neighbour:
+            neighbour.heard_from()
+            neighbour.received_bytes += event.num_bytes
+            neighbour.received_lately_bytes += event.num_bytes
+            self._learn(neighbour, 1 << event.index)
+        if not self.owned.add(event.index):
+            return
+        self._last_arrival_s = now_s
+        self._acquired.append(event.index)
+        if not self.uplink.takes_turns and not self._measured_service_s:
+            self._measured_service_s = event.duration_s
+        self._actions.extend(
+            ev.CancelRequest(other.key, other.index) for other in self.ledger.others(event.index, event.key)
+        )
+        if not self._finish_if_complete():
+            self._spread_haves(now_s)
+
+    def _finish_if_complete(self) -> bool:
+        if self.owned.complete and not self._finished:
+            self._finished = True
+            self._actions.append(ev.Finish())
+        return self._finished
+
+    def _on_request_failed(self, event: ev.RequestFailed, now_s: float) -> None:
+        self.ledger.close(event.key)
+        neighbour = self.neighbours.get(event.key)
+        if neighbour is None:
+            return
+        if event.reason == "corrupt":
+            neighbour.strikes += 1
+        elif event.reason == "lost":
+            neighbour.permission = Permission.NONE
+            neighbour.contact_failed(now_s)
+        elif event.reason == "refused":
+            neighbour.permission = Permission.NONE
+            neighbour.told = 0
+        elif event.reason == "missing":
+            self._learn(neighbour, neighbour.have.mask & ~(1 << event.index), replace=True)
+        elif event.reason == "busy":
+            neighbour.ask_again_at_s = now_s + max(event.retry_after_s, WAKE_MIN_S)
+
+    def _look_around(self, now_s: float) -> None:
+        """Ask the tracker when it is time; starved of blocks, ask a neighbour for its state: an offer may be lost."""
+        if now_s >= self._ask_tracker_at_s:
+            self._ask_tracker_at_s = float("inf")  # until it answers or fails
+            self._actions.append(ev.AskTracker())
+        if self.owned.complete or len(self.ledger) or now_s < self._last_arrival_s + STARVED_S:
+            return
+        if now_s < self._look_around_at_s:
+            return
+        self._look_around_at_s = now_s + STARVED_S
+        useful = [k for k, n in self.neighbours.items() if n.retry_at_s <= now_s and not n.banned]
+        if useful:
+            self._actions.append(ev.Handshake(self._rng.choice(useful)))
+
+    # ------------------------------------------------------------------ for those who look in from outside
+
+    def take_haves(self, key: str, now_s: float) -> tuple[int, ...]:
+        """Return what this neighbour has not heard of, for an answer that leaves for it now."""
+        return self._haves_for(self.neighbours[key], now_s)
+
+    def unchokes_me(self, key: str) -> bool:
+        """Whether this neighbour lets me ask at the moment."""
+        return key in self.ledger or self.neighbours[key].permission is not Permission.NONE
+
+    def missing_blocks(self) -> list[int]:
+        """Return the blocks still to come."""
+        return list(indices_of(self.owned.missing))
