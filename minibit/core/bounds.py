@@ -1,7 +1,7 @@
 """Lower bounds of the time in which a file can reach every leecher: what no client can beat.
 
-Rates are bytes per second; ``None`` is a link without a limit; a free rider uploads at 0.0. Every leecher starts empty at
-time 0. Both bounds are None where they say nothing: an empty file, nobody to serve, or no finite term.
+Rates are bytes per second; ``None`` is a link without a limit; a free rider uploads at 0.0. All leechers start empty
+at time 0. Both bounds are None where they say nothing: an empty file, nobody to serve, or no finite term.
 """
 
 import math
@@ -19,9 +19,7 @@ class Bound:
     binding_term: str
 
 
-def fluid_bound_s(
-    file_bytes: int, seed_rates: Sequence[Rate], leechers: Sequence[tuple[Rate, Rate]]
-) -> Bound | None:
+def fluid_bound_s(file_bytes: int, seed_rates: Sequence[Rate], leechers: Sequence[tuple[Rate, Rate]]) -> Bound | None:
     """Return the fluid bound for leechers given as (upload rate, download rate), or None if no term is finite.
 
     T = max(F/u_S, F/min d_i, N F/(u_S + sum u_i)): the seeds push one copy, the slowest downlink takes one, and all

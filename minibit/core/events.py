@@ -16,6 +16,12 @@ class Started(Event):
     owned: tuple[int, ...] = ()
 
 
+class BlocksGranted(Event):
+    """These blocks are mine without a transfer: the tracker of a simulation gave them."""
+
+    indices: tuple[int, ...]
+
+
 class PeerSeen(Event):
     """The tracker or a message named a peer; ``seed`` if it is said to own every block."""
 
@@ -178,7 +184,7 @@ class AskTracker(Action):
 
 
 class Serve(Action):
-    """Send the block that was asked for; ``queued`` if it must wait for the link to end the one before."""
+    """Send the block that was asked for, as soon as the link has sent the one before."""
 
     key: str
     index: int

@@ -25,7 +25,8 @@ from minibit.core.picker import Availability, OpenRequest, Picker, RequestLedger
 
 OFFER_LEAD_S = 0.04  # a turn is offered so long before the link falls free: an exchange takes some 5 ms, more if busy
 OFFER_LAPSES_S = 0.25  # an offer unused for so long goes to the next
-WAKE_MIN_S, WAKE_MAX_S = 0.02, 0.5  # between two offers to a neighbour that declines
+WAKE_MIN_S = 0.02  # a neighbour that declines a turn is offered none for this, or for a block service time if longer
+DECLINES_MAX = 2  # doubled at each further decline, so often at most
 EARLY_RECHOKE_S = 0.02  # an idle uplink chooses anew at once, but not more often than this
 DOWNLOADS_MAX = 8  # side by side from limited uplinks; each holds a thread and a block of memory
 DOWNLOADS_OPEN_MAX = 3  # side by side from unlimited uplinks: more only compete for the same two cores
@@ -86,6 +87,7 @@ class Session:
         self._actions: list[ev.Action] = []
         self._handlers: dict[type[ev.Event], Callable[[Any, float], None]] = {
             ev.Started: self._on_started,
+            ev.BlocksGranted: self._on_blocks_granted,
             ev.PeerSeen: self._on_peer_seen,
             ev.TrackerAnswered: self._on_tracker_answered,
             ev.TrackerFailed: self._on_tracker_failed,
@@ -140,13 +142,15 @@ class Session:
     # ------------------------------------------------------------------ neighbours
 
     def _on_started(self, event: ev.Started, now_s: float) -> None:
-        for index in event.owned:
-            if self.owned.add(index):
-                self._acquired.append(index)
+        self._acquired.extend(index for index in event.owned if self.owned.add(index))
         self._began_complete = self.owned.complete
         self._last_arrival_s = self._look_around_at_s = now_s
         self._next_rechoke_s = now_s + self.rechoke_interval_s()
         self._actions.append(ev.AskTracker())
+        self._finish_if_complete()
+
+    def _on_blocks_granted(self, event: ev.BlocksGranted, now_s: float) -> None:  # noqa: ARG002  handlers' shape
+        self._acquired.extend(index for index in event.indices if self.owned.add(index))
         self._finish_if_complete()
 
     def _on_peer_seen(self, event: ev.PeerSeen, now_s: float) -> None:
@@ -275,10 +279,14 @@ class Session:
 
     # ------------------------------------------------------------------ my uplink
 
+    def _service_s(self) -> float:
+        """Return how long a block takes on my uplink."""
+        size = min(self.geometry.block_size_bytes, self.geometry.length_bytes)
+        return self.uplink.service_s(size, self._measured_service_s)
+
     def rechoke_interval_s(self) -> float:
         """Return the time between two rechokes, from how long a block takes on my uplink."""
-        size = min(self.geometry.block_size_bytes, self.geometry.length_bytes)
-        return rechoke_interval_s(self.uplink.service_s(size, self._measured_service_s))
+        return rechoke_interval_s(self._service_s())
 
     def _rechoke_if_due(self, now_s: float) -> None:
         if now_s < self._next_rechoke_s:
@@ -383,8 +391,8 @@ class Session:
         """Offer this neighbour no turn for a while: it did not want the last one."""
         neighbour = self.neighbours.get(key)
         if neighbour:
-            neighbour.cool_until_s = now_s + min(WAKE_MIN_S * 2**neighbour.declines, WAKE_MAX_S)
-            neighbour.declines = min(neighbour.declines + 1, 8)
+            neighbour.cool_until_s = now_s + max(WAKE_MIN_S, self._service_s()) * 2**neighbour.declines
+            neighbour.declines = min(neighbour.declines + 1, DECLINES_MAX)
 
     def _on_offer_answered(self, event: ev.OfferAnswered, now_s: float) -> None:
         neighbour = self.neighbours.get(event.key)
@@ -428,10 +436,8 @@ class Session:
         """Return when it makes sense for this client to ask again: its turn on the link, or the next rechoke."""
         if key not in self.unchoked:
             return max(self._next_rechoke_s - now_s, EARLY_RECHOKE_S)
-        size = min(self.geometry.block_size_bytes, self.geometry.length_bytes)
         ahead = sum(n.waits_for_turn for n in self._unchoked_neighbours())
-        queue_s = ahead * self.uplink.service_s(size, self._measured_service_s)
-        return max(self.uplink.free_at_s - now_s, 0.0) + queue_s
+        return max(self.uplink.free_at_s - now_s, 0.0) + ahead * self._service_s()
 
     def _on_upload_stalled(self, event: ev.UploadStalled, now_s: float) -> None:
         self.uplink.stall(event.key, now_s)

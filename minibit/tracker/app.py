@@ -1,0 +1,218 @@
+"""The tracker as the seed describes it: ``TrackerApp``, a Flask application and the waitress server under it."""
+
+import os
+import resource
+import socket
+import threading
+import time
+from collections.abc import Callable, MutableMapping
+from random import Random
+from typing import Any
+
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+from minibit.errors import UsageError
+from minibit.serving import MAX_BODY_BYTES, Server
+from minibit.tracker import initial
+from minibit.tracker.connected import ConnectedPeers
+from minibit.tracker.registry import Registry
+from minibit.tracker.service import RefusedError, TrackerService
+from minibit.wire import JSON, PEERS, REGISTER, STATS, ErrorAnswer, encode
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 9000
+DEFAULT_TOTAL_FILE_BLOCKS = 50
+DEFAULT_PEER_TTL_S = 120.0
+REGISTRATIONS_PER_TTL = 4  # a peer may lose three in a row and is still listed
+LOOPBACK = "127.0.0.1"
+OTHER_ROUTES = "other"
+# Measured, see THREADS_REASON below.
+DEFAULT_THREADS = 2
+SPARE_DESCRIPTORS = 64  # beside the connections: the listening socket, the trigger pipe, logs, modules being read
+MAX_CONNECTIONS = 16384
+
+
+class TrackerApp:
+    """A tracker: it knows who is in the swarm and tells each peer whom to talk to.
+
+    ``host`` and ``port`` left out take ``TRACKER_HOST`` and ``TRACKER_PORT`` from the environment when the object is
+    built, then 127.0.0.1 and 9000; port 0 means any free one, and ``port`` is the real one once it is bound.
+    ``sock``: a bound TCP socket to serve on instead. ``total_file_blocks``: T of the default swarm's file.
+    ``initial_blocks``: what a newcomer of the default swarm is given: ``"cover"`` (⌈T/3⌉ to ⌈T/2⌉ blocks, those nobody
+    owns first: three peers always own everything together), ``"random"`` (1 to ⌈T/2⌉ blocks; the peers together may
+    stay incomplete: eight of them own all of 50 blocks in 4 % of runs), ``"none"``.
+    ``peer_ttl_s``: how long a peer is listed after it registered last. ``interval_s``: how often peers are told to
+    register again (default: a quarter of that). ``rng_seed`` makes hand-outs and initial blocks repeatable.
+    ``clock`` returns seconds and never goes back.
+
+    Raise UsageError for values that cannot be.
+    """
+
+    def __init__(
+        self,
+        host: str | None = None,
+        port: int | None = None,
+        total_file_blocks: int = DEFAULT_TOTAL_FILE_BLOCKS,
+        *,
+        initial_blocks: initial.Policy = "cover",
+        peer_ttl_s: float = DEFAULT_PEER_TTL_S,
+        interval_s: float | None = None,
+        rng_seed: int | None = None,
+        threads: int = DEFAULT_THREADS,
+        sock: socket.socket | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        _check_options(total_file_blocks, initial_blocks, peer_ttl_s, interval_s, threads)
+        self.host = os.environ.get("TRACKER_HOST", DEFAULT_HOST) if host is None else host
+        self.port = _port_of_environment() if port is None else port
+        if sock is not None:
+            self.host, self.port = sock.getsockname()[:2]
+        self.total_file_blocks = total_file_blocks
+        rng = Random(rng_seed)
+        self.registry = Registry(rng=rng, clock=clock, peer_ttl_s=peer_ttl_s, total_blocks=total_file_blocks)
+        self.service = TrackerService(
+            self.registry,
+            total_blocks=total_file_blocks,
+            initial_blocks=initial_blocks,
+            interval_s=peer_ttl_s / REGISTRATIONS_PER_TTL if interval_s is None else interval_s,
+            rng=rng,
+        )
+        self.connected_peers: MutableMapping[str, dict[str, Any]] = ConnectedPeers(self.registry)
+        self.app = Flask("minibit.tracker", static_folder=None)
+        self.app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+        self._threads = threads
+        self._sock = sock
+        self._server: Server | None = None
+        self._stopped = threading.Event()
+        self._setup_routes()
+
+    def _setup_routes(self) -> None:
+        """Tie each URL and method to what answers it; every error becomes JSON."""
+        self.app.add_url_rule(REGISTER, view_func=self.register_peer, methods=["POST"])
+        self.app.add_url_rule(PEERS, view_func=self.get_peers, methods=["GET"])
+        self.app.add_url_rule(STATS, view_func=self.get_stats, methods=["GET"])
+        self.app.register_error_handler(HTTPException, _http_error)
+        self.app.after_request(self._count)
+
+    def register_peer(self) -> Response:
+        """Answer POST /register: enter or refresh the caller, tell it its initial blocks and up to 50 other peers."""
+        body = request.get_data()
+        try:
+            return _json(self.service.register(body, _connection_ip()))
+        except RefusedError as error:
+            return _error(error.status, str(error))
+
+    def get_peers(self) -> Response:
+        """Answer GET /peers: at most 5 (or ``numwant``) peers other than the caller, uniformly at random."""
+        try:
+            return _json(self.service.peers(request.args))
+        except RefusedError as error:
+            return _error(error.status, str(error))
+
+    def get_stats(self) -> Response:
+        """Answer GET /stats: the counters."""
+        return _json(self.service.stats())
+
+    @property
+    def url(self) -> str:
+        """The address a client on this machine uses; the port is the real one once the tracker is started."""
+        host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    def run(self, host: str = "0.0.0.0") -> None:
+        """Serve until ``stop()`` is called from another thread, or Ctrl-C.
+
+        Binds every address of the machine unless ``host`` says otherwise, as the seed's ``run`` does. Raise UsageError
+        if the port cannot be had.
+        """
+        self.start(host)
+        try:
+            self._stopped.wait()
+        finally:
+            self.stop()
+
+    def start(self, host: str | None = None) -> None:
+        """Serve from background threads, on ``self.host`` unless ``host`` is given; return once requests are answered.
+
+        Raise UsageError if the port cannot be had, RuntimeError if the tracker is already serving.
+        """
+        if self._server is not None:
+            raise RuntimeError(f"the tracker is already serving on port {self.port}")
+        sock, self._sock = self._sock, None
+        self._stopped.clear()
+        server = Server(
+            self.app,
+            host=self.host if host is None else host,
+            port=self.port,
+            sock=sock,
+            threads=self._threads,
+            connection_limit=_connection_limit(),
+        )
+        self.port = server.port
+        server.start()
+        self._server = server
+
+    def stop(self) -> None:
+        """Answer the requests under way, then close every connection. May be called at any time, also twice."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.stop()
+        if self._sock is not None:
+            self._sock.close()
+        self._stopped.set()
+
+    def _count(self, response: Response) -> Response:
+        route = request.path if request.path in (REGISTER, PEERS, STATS) else OTHER_ROUTES
+        self.service.count_request(route, response.status_code)
+        return response
+
+
+def _json(answer: Any, status: int = 200) -> Response:
+    return Response(encode(answer), status=status, content_type=JSON)
+
+
+def _error(status: int, message: str) -> Response:
+    return _json(ErrorAnswer(message=message), status)
+
+
+def _http_error(error: HTTPException) -> Response:
+    """Turn what Flask and werkzeug refuse (404, 405, 413, 500 …) into JSON; their headers (Allow) stay."""
+    response = Response(status=error.code, headers=error.get_headers())
+    response.data = encode(ErrorAnswer(message=f"{request.method} {request.path:.100}: {error.description}"))
+    response.content_type = JSON
+    return response
+
+
+def _connection_ip() -> str:
+    return request.remote_addr or LOOPBACK  # a call within the process, or over a Unix socket, has no address
+
+
+def _port_of_environment() -> int:
+    text = os.environ.get("TRACKER_PORT", str(DEFAULT_PORT))
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise UsageError(f"TRACKER_PORT must be a number from 0 to 65535, not {text!r:.40}")
+    return int(text)
+
+
+def _connection_limit() -> int:
+    """As many connections as there are file descriptors: waitress spins when it accepts one it has none left for."""
+    soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft_limit == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return max(1, min(MAX_CONNECTIONS, soft_limit - SPARE_DESCRIPTORS))
+
+
+def _check_options(
+    total_file_blocks: int, initial_blocks: str, peer_ttl_s: float, interval_s: float | None, threads: int
+) -> None:
+    if total_file_blocks < 0:
+        raise UsageError(f"total_file_blocks must not be negative: {total_file_blocks}")
+    if initial_blocks not in initial.POLICIES:
+        raise UsageError(f"initial_blocks must be one of {', '.join(initial.POLICIES)}, not {initial_blocks!r}")
+    if not peer_ttl_s > 0:
+        raise UsageError(f"peer_ttl_s must be positive: {peer_ttl_s}")
+    if interval_s is not None and not 0 < interval_s < peer_ttl_s:
+        raise UsageError(f"interval_s must be positive and below peer_ttl_s ({peer_ttl_s}): {interval_s}")
+    if threads < 1:
+        raise UsageError(f"threads must be at least 1: {threads}")

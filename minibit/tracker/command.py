@@ -1,0 +1,68 @@
+"""One tracker as a process: bind, report the port, serve until told to stop."""
+
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+from minibit.errors import UsageError
+from minibit.tracker.app import TrackerApp
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def serve(
+    host: str | None = None,
+    port: int | None = None,
+    ready_fd: int | None = None,
+    *,
+    stop_fd: int | None = None,
+    **options: Any,
+) -> int:
+    """Serve a tracker until SIGTERM or SIGINT; requests under way are answered. Return the exit code, 0.
+
+    Call it from the main thread of a process that is a tracker and nothing else. ``host`` and ``port`` left out come
+    from the environment; ``options`` are TrackerApp's keyword arguments. ``ready_fd``: a descriptor that gets the real
+    port and a newline and is closed then. ``stop_fd``: the tracker also stops when this descriptor is at its end, so
+    it does not outlive a parent that holds the other end of a pipe. Raise UsageError if the port cannot be had.
+    """
+    tracker = TrackerApp(host, port, **options)
+    # Blocked before the threads start, which inherit it: the signal waits for sigwait, wherever it comes in.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        tracker.start()
+        print(f"tracker listening on {tracker.url}", file=sys.stderr, flush=True)
+        _report_port(ready_fd, tracker.port)
+        _stop_at_end_of(stop_fd)
+        signal.sigwait(STOP_SIGNALS)
+        return 0
+    finally:
+        tracker.stop()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _report_port(ready_fd: int | None, port: int) -> None:
+    if ready_fd is None:
+        return
+    try:
+        os.write(ready_fd, f"{port}\n".encode())
+        os.close(ready_fd)
+    except OSError as error:
+        raise UsageError(f"--ready-fd {ready_fd}: cannot report the port: {error.strerror}") from error
+
+
+def _stop_at_end_of(stop_fd: int | None) -> None:
+    if stop_fd is None:
+        return
+    try:
+        os.fstat(stop_fd)
+    except OSError as error:
+        raise UsageError(f"--stop-fd {stop_fd}: {error.strerror}") from error
+    threading.Thread(target=_signal_at_end_of, args=(stop_fd,), name="stop-fd", daemon=True).start()
+
+
+def _signal_at_end_of(stop_fd: int) -> None:
+    while os.read(stop_fd, 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
