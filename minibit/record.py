@@ -1,10 +1,11 @@
 """The result record: one JSON file a swarm, and the checks that decide whether its figures count.
 
 SI units stand in the names; sums of bytes are block payload. A record is written whole or not at all, and validated on
-reading; unknown keys of a later minor addition are ignored, a newer ``schema_version`` is refused. ``validity`` is pure:
-it sees the record only, so that a stored record can be judged again.
+reading; unknown keys (a later addition) are ignored, another ``schema_version`` is refused. ``validity`` is pure: it
+sees the record only, so that a stored record can be judged again.
 """
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -207,6 +208,18 @@ def total_ledger(peers: Iterable[PeerRecord]) -> Ledger:
     return Ledger(**sums)
 
 
+class _ToldGroup(msgspec.Struct, frozen=True):
+    name: str
+    count: int
+
+
+class _Told(msgspec.Struct, frozen=True):
+    """What judging a record needs of its scenario."""
+
+    block_size_bytes: int
+    groups: list[_ToldGroup]
+
+
 # -- validity ----------------------------------------------------------------------------------------------------------
 
 
@@ -235,10 +248,11 @@ def validity(record: Record) -> list[str]:
 def _missing_peers(record: Record) -> list[str]:
     reasons = [f"{peer.peer_id} did not report" for peer in record.peers if not (peer.reported or peer.removed)]
     found = Counter(peer.group for peer in record.peers)
-    for group in record.scenario.get("groups", []):
-        if found[group["name"]] < group["count"]:
-            reasons.append(f"group {group['name']} has {found[group['name']]} of {group['count']} peers in the report")
-    return reasons
+    return reasons + [
+        f"group {group.name} has {found[group.name]} of {group.count} peers in the report"
+        for group in _told_by_scenario(record).groups
+        if found[group.name] < group.count
+    ]
 
 
 def _unfinished_peers(record: Record) -> list[str]:
@@ -302,7 +316,7 @@ def _open_ledger(record: Record) -> list[str]:
         reasons.append("the ledger is not the sum over the peers")
     if all(peer.reported for peer in record.peers):
         lost = record.ledger.sent_bytes - record.ledger.external_bytes - record.ledger.received_bytes
-        in_flight = sum(sum(peer.aborts.values()) for peer in record.peers) * _block_size_bytes(record)
+        in_flight = sum(sum(peer.aborts.values()) for peer in record.peers) * _told_by_scenario(record).block_size_bytes
         if not 0 <= lost <= in_flight:
             reasons.append(
                 f"the ledger is open: {lost} bytes sent but not received, {in_flight} can have been in flight"
@@ -317,18 +331,19 @@ def _unequal_pairs(record: Record) -> list[str]:
         return []
     pairs = {(peer.peer_id, other) for peer in told.values() for other in peer.sent_to}
     pairs |= {(other, peer.peer_id) for peer in told.values() for other in peer.received_from}
+    block_size_bytes = _told_by_scenario(record).block_size_bytes
     reasons = []
     for giver, taker in sorted(pair for pair in pairs if set(pair) <= told.keys()):
         sent = told[giver].sent_to.get(taker, 0)
         received = told[taker].received_from.get(giver, 0)
         aborts = told[giver].aborts.get(taker, 0) + told[taker].aborts.get(giver, 0)
-        if not 0 <= sent - received <= aborts * _block_size_bytes(record):
+        if not 0 <= sent - received <= aborts * block_size_bytes:
             reasons.append(f"{giver} sent {sent} bytes to {taker}, which received {received}, with {aborts} aborts")
     return reasons
 
 
-def _block_size_bytes(record: Record) -> int:
-    return int(record.scenario["block_size_bytes"])
+def _told_by_scenario(record: Record) -> "_Told":
+    return msgspec.convert(record.scenario, _Told)
 
 
 def _shortened(reasons: list[str]) -> list[str]:
@@ -365,9 +380,9 @@ def write(record: Record, path: str | Path) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):  # the disk that refused the record may refuse this too
+            partial.unlink(missing_ok=True)
         raise StorageError(f"cannot write record {path}: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read(path: str | Path) -> Record:
@@ -379,10 +394,10 @@ def read(path: str | Path) -> Record:
     try:
         version = msgspec.json.decode(raw, type=_Version).schema_version
         if version != SCHEMA_VERSION:
-            raise RecordError(
-                f"record {path}: schema_version {version} was written by another MiniBit; this one reads {SCHEMA_VERSION}"
-            )
-        return msgspec.json.decode(raw, type=Record)
+            raise RecordError(f"record {path}: schema_version is {version}; this MiniBit reads {SCHEMA_VERSION}")
+        record = msgspec.json.decode(raw, type=Record)
+        _told_by_scenario(record)
+        return record
     except msgspec.DecodeError as error:
         raise RecordError(f"record {path}: {str(error).replace('`', chr(34))}") from error
 

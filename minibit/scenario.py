@@ -30,7 +30,7 @@ Isolation = Literal["process", "thread"]
 PEERS_MAX = 10_000
 TIMEOUT_MIN_S = 300.0  # without one given: five minutes, or ten times the bound where that is longer
 TIMEOUT_BOUND_FACTOR = 10.0
-MAX_NEIGHBOURS = 40  # libtorrent connects to more, but here a HAVE to each neighbour costs an HTTP exchange
+MAX_NEIGHBOURS = 50  # what one answer of the tracker holds
 
 Count = Annotated[int, Meta(ge=1, le=PEERS_MAX)]
 SizeBytes = Annotated[int, Meta(ge=0, le=SIZE_MAX_BYTES)]
@@ -136,8 +136,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def to_record(self) -> dict[str, Any]:
         """Return the resolved scenario as JSON types, for the result record; ``from_record`` reads it back."""
-        built: dict[str, Any] = msgspec.to_builtins(self.resolved())
-        return built
+        stored: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self.resolved()))
+        return stored
 
     def peers(self) -> list[PeerSpec]:
         """Return every peer, seeds first; ids are the group's name and a number: ``leecher-007``."""

@@ -15,7 +15,6 @@ from minibit.errors import ScenarioError, UsageError
 
 Spelling = Mapping[str, tuple[str, Callable[[Any], Any]]]  # field -> (key in the file, parser of its value)
 
-_VALIDATION = re.compile(r"(?P<problem>.*?)(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
 _ITEM = re.compile(r"(?P<list>\w+?)s?\[(?P<index>\d+)\](?:\.(?P<key>.*))?")
 
 
@@ -44,11 +43,9 @@ def key_of(field: str, spelling: Spelling) -> str:
 
 def explained(message: str, spelling: Spelling, choices: Mapping[str, Sequence[str]]) -> str:
     """Return a message of msgspec's validation in the words of the file; ``choices`` are the values of its enums."""
-    match = _VALIDATION.fullmatch(message)
-    if match is None:
-        return message
-    problem = match["problem"].replace("`", '"')
-    where, key = _located(match["path"] or "")
+    problem, _, path = message.partition(" - at `$")
+    problem = problem.replace("`", '"')
+    where, key = _located(path.removesuffix("`").removeprefix("."))
     if missing := re.search(r'missing required field "(.*)"', problem):
         inside = f" in {key}" if key else where
         return f'missing key "{key_of(missing[1], spelling)}"{inside}'

@@ -103,6 +103,7 @@ class UploadStalled(Event):
     """The receiver of a block does not keep up with my uplink."""
 
     key: str
+    index: int
 
 
 class UploadEnded(Event):

@@ -74,13 +74,14 @@ class Neighbour:
             return False
         if self.speaks_turns is False or self.retry_at_s > now_s:
             return self.interested_until_s > now_s
-        return self.cool_until_s <= now_s
+        return True
 
 
 @dataclass(slots=True)
 class Upload:
     """A block on its way to a neighbour."""
 
+    key: str
     index: int
     ends_at_s: float  # as the link's rate promises
     stalled: bool = False
@@ -92,7 +93,7 @@ class Uplink:
 
     rate_bytes_per_s: float | None
     max_uploads: int
-    active: dict[str, Upload] = field(default_factory=dict)
+    active: list[Upload] = field(default_factory=list)
     offers: dict[str, float] = field(default_factory=dict)  # key -> when the offer lapses
     free_at_s: float = 0.0
 
@@ -105,21 +106,27 @@ class Uplink:
         """Return how long a block takes: what the rate says, else what was measured."""
         return num_bytes / self.rate_bytes_per_s if self.rate_bytes_per_s else measured_s
 
+    def uploads_to(self, key: str) -> int:
+        """How many blocks are on their way to this neighbour."""
+        return sum(upload.key == key for upload in self.active)
+
     def start(self, key: str, index: int, service_s: float, now_s: float) -> None:
         """A block begins to leave, behind what is already on the link."""
         self.offers.pop(key, None)
         self.free_at_s = max(self.free_at_s, now_s) + service_s
-        self.active[key] = Upload(index, self.free_at_s)
+        self.active.append(Upload(key, index, self.free_at_s))
 
-    def end(self, key: str, now_s: float) -> None:
+    def end(self, key: str, index: int, now_s: float) -> None:
         """A block has left, or was given up."""
-        self.active.pop(key, None)
+        ended = next((upload for upload in self.active if upload.key == key and upload.index == index), None)
+        if ended:
+            self.active.remove(ended)
         self._settle(now_s)
 
-    def stall(self, key: str, now_s: float) -> None:
+    def stall(self, key: str, index: int, now_s: float) -> None:
         """A receiver is slower than the link: the link counts as free for another."""
-        if key in self.active:
-            self.active[key].stalled = True
+        for upload in self.active:
+            upload.stalled |= upload.key == key and upload.index == index
         self._settle(now_s)
 
     def lapse(self, now_s: float) -> list[str]:
@@ -131,7 +138,7 @@ class Uplink:
 
     def moving(self) -> int:
         """How many blocks are leaving at the link's speed."""
-        return sum(not upload.stalled for upload in self.active.values())
+        return sum(not upload.stalled for upload in self.active)
 
     def has_room(self, now_s: float, lead_s: float) -> bool:
         """Whether another turn may be offered: the link falls free within ``lead_s`` and nobody else was asked."""
@@ -140,5 +147,5 @@ class Uplink:
         return not self.offers and self.moving() < 2 and self.free_at_s - lead_s <= now_s  # noqa: PLR2004
 
     def _settle(self, now_s: float) -> None:
-        ends = [upload.ends_at_s for upload in self.active.values() if not upload.stalled]
+        ends = [upload.ends_at_s for upload in self.active if not upload.stalled]
         self.free_at_s = max(ends, default=now_s)

@@ -19,7 +19,7 @@ from typing import Any
 
 from minibit.core import events as ev
 from minibit.core.blocks import Bitfield, Geometry, indices_of, mask_of, random_index
-from minibit.core.choker import OPTIMISTIC_ROUNDS, Candidate, Choice, Choker, rechoke_interval_s
+from minibit.core.choker import OPTIMISTIC_ROUNDS, REGULAR_SLOTS, Candidate, Choice, Choker, rechoke_interval_s
 from minibit.core.neighbours import INTERESTED_AFTER_REFUSAL_S, Neighbour, Permission, Uplink
 from minibit.core.picker import Availability, OpenRequest, Picker, RequestLedger
 
@@ -74,6 +74,7 @@ class Session:
         self._acquired: list[int] = []
         self._given = Availability(geometry.num_blocks)  # how often I gave each block
         self._began_complete = False
+        self._running = False
         self._finished = False
         self._round = 0
         self._next_rechoke_s = 0.0
@@ -112,6 +113,8 @@ class Session:
         """Take in what happened; return what to do about it, in order."""
         self._actions = []
         self._handlers[type(event)](event, now_s)
+        if not self._running:  # built, but not in the swarm: it answers, and decides nothing
+            return self._actions
         self._rechoke_if_due(now_s)
         self._offer_turns(now_s)
         self._ask_standing(now_s)
@@ -142,7 +145,9 @@ class Session:
     # ------------------------------------------------------------------ neighbours
 
     def _on_started(self, event: ev.Started, now_s: float) -> None:
-        self._acquired.extend(index for index in event.owned if self.owned.add(index))
+        self._running = True
+        self._acquired.extend(index for index in event.owned if index not in self._acquired)
+        self.owned.mask |= mask_of(event.owned)
         self._began_complete = self.owned.complete
         self._last_arrival_s = self._look_around_at_s = now_s
         self._next_rechoke_s = now_s + self.rechoke_interval_s()
@@ -172,12 +177,16 @@ class Session:
         """Make room for a new neighbour where one cannot be reached or was banned."""
         for key, neighbour in self.neighbours.items():
             if neighbour.banned or neighbour.retry_at_s > now_s and key not in self.ledger:
-                self._learn(neighbour, 0, replace=True)
-                del self.neighbours[key]
-                self.unchoked.discard(key)
-                self.choked.discard(key)
+                self.forget(key)
                 return True
         return False
+
+    def forget(self, key: str) -> None:
+        """Drop a neighbour; raise KeyError if it is not known."""
+        self._learn(self.neighbours[key], 0, replace=True)
+        del self.neighbours[key]
+        self.unchoked.discard(key)
+        self.choked.discard(key)
 
     def _learn(self, neighbour: Neighbour, blocks: int, *, replace: bool = False) -> None:
         before = neighbour.have.mask
@@ -298,9 +307,8 @@ class Session:
         self._next_rechoke_s = now_s + self.rechoke_interval_s()
 
     def _rechoke(self, now_s: float, *, rotate: bool) -> None:
-        owned = self.owned.mask
         candidates = [
-            Candidate(n.key, n.interested(owned, now_s), n.received_lately_bytes, n.given_bytes)
+            Candidate(n.key, self._would_take(n, now_s), n.received_lately_bytes, n.given_bytes)
             for n in self.neighbours.values()
         ]
         self.last_rechoke_s = now_s
@@ -321,25 +329,36 @@ class Session:
         for key in self.uplink.lapse(now_s):
             self._cool(key, now_s)
         offer = self._offer_one_turn if self.uplink.takes_turns else self._offer_standing
-        if offer(now_s):
-            return
+        offer(now_s)
         if self._could_choose_better(now_s):
             self._rechoke(now_s, rotate=False)
             offer(now_s)
 
-    def _could_choose_better(self, now_s: float) -> bool:
-        """Whether the uplink idles while somebody choked is interested."""
-        if now_s < self.last_rechoke_s + EARLY_RECHOKE_S or not self.uplink.has_room(now_s, OFFER_LEAD_S):
+    def _would_take(self, neighbour: Neighbour, now_s: float) -> bool:
+        """Whether unchoking this neighbour would bring it blocks: it wants some, and has not just declined a turn."""
+        if self.uplink.takes_turns and neighbour.cool_until_s > now_s:
             return False
-        idle = not any(self._could_use_turn(neighbour, now_s) for neighbour in self._unchoked_neighbours())
-        return idle and any(self._could_use_turn(neighbour, now_s) for neighbour in self.neighbours.values())
+        return neighbour.interested(self.owned.mask, now_s)
 
-    def _offer_one_turn(self, now_s: float) -> bool:
-        """Offer the link's next turn to whoever of the unchoked waited longest; return whether it is taken care of."""
+    def _could_choose_better(self, now_s: float) -> bool:
+        """Whether a slot is empty, or the uplink idle, while somebody choked would take a block."""
+        if now_s < self.last_rechoke_s + EARLY_RECHOKE_S:
+            return False
+        if self.uplink.takes_turns:
+            if not self.uplink.has_room(now_s, OFFER_LEAD_S):
+                return False
+            taken = sum(self._could_use_turn(neighbour, now_s) for neighbour in self._unchoked_neighbours())
+            return not taken and any(self._could_use_turn(n, now_s) for n in self.neighbours.values())
+        taken = sum(self._would_take(neighbour, now_s) for neighbour in self._unchoked_neighbours())
+        choked = (n for key, n in self.neighbours.items() if key not in self.unchoked)
+        return taken <= REGULAR_SLOTS and any(self._would_take(n, now_s) for n in choked)
+
+    def _offer_one_turn(self, now_s: float) -> None:
+        """Offer the link's next turn to whoever of the unchoked waited longest."""
         while self.uplink.has_room(now_s, OFFER_LEAD_S):
             waiting = [n for n in self._unchoked_neighbours() if self._could_use_turn(n, now_s)]
             if not waiting:
-                return False
+                return
             neighbour = min(waiting, key=lambda n: n.last_turn_s)
             neighbour.last_turn_s = now_s
             if neighbour.waits_for_turn:
@@ -347,26 +366,24 @@ class Session:
                 neighbour.turn_due_until_s = now_s + INTERESTED_AFTER_REFUSAL_S
                 continue
             self._offer(neighbour, now_s)
-        return True
 
-    def _offer_standing(self, now_s: float) -> bool:
+    def _offer_standing(self, now_s: float) -> None:
         """Give every unchoked neighbour a standing turn, and wake those that know but lacked a reason to ask."""
         waiting = [n for n in self._unchoked_neighbours() if self._could_use_turn(n, now_s) and not n.waits_for_turn]
         for neighbour in waiting:
             if not neighbour.stands or neighbour.told < len(self._acquired):
                 neighbour.stands = True
                 self._offer(neighbour, now_s)
-        return bool(waiting) or bool(self.uplink.active)
 
     def _unchoked_neighbours(self) -> list[Neighbour]:
         return [n for key, n in self.neighbours.items() if key in self.unchoked]
 
     def _could_use_turn(self, neighbour: Neighbour, now_s: float) -> bool:
-        if neighbour.key in self.uplink.active or neighbour.key in self.uplink.offers:
+        if neighbour.key in self.uplink.offers or self.uplink.uploads_to(neighbour.key):
             return False
         if neighbour.speaks_turns is False or neighbour.retry_at_s > now_s:
             return neighbour.waits_for_turn and self.uplink.takes_turns
-        return neighbour.interested(self.owned.mask, now_s)
+        return self._would_take(neighbour, now_s) and neighbour.cool_until_s <= now_s
 
     def _offer(self, neighbour: Neighbour, now_s: float) -> None:
         rate = self.uplink.rate_bytes_per_s
@@ -381,7 +398,7 @@ class Session:
         """Return the block a seed should give next: each once before any twice, the rarest of those."""
         if not self._began_complete:
             return None
-        leaving = mask_of(upload.index for upload in self.uplink.active.values())
+        leaving = mask_of(upload.index for upload in self.uplink.active)
         candidates = neighbour.wants_from(self.owned.mask) & ~leaving
         if not candidates:
             return None
@@ -408,7 +425,7 @@ class Session:
         neighbour = self.neighbours[event.key]
         neighbour.interested_until_s = now_s + INTERESTED_AFTER_REFUSAL_S
         holds_turn = event.key in self.uplink.offers or neighbour.turn_due_until_s > now_s
-        if neighbour.banned or not (holds_turn or event.key in self.unchoked):
+        if neighbour.banned or not self.lets_ask(event.key, now_s):
             self._actions.append(ev.Refuse(event.key, "choked", self.retry_after_s(event.key, now_s)))
         elif event.index not in self.owned:
             self._actions.append(ev.Refuse(event.key, "missing"))
@@ -419,7 +436,8 @@ class Session:
             self._serve(neighbour, event.index, now_s)
 
     def _may_serve(self, neighbour: Neighbour, *, holds_turn: bool, now_s: float) -> bool:
-        if neighbour.key in self.uplink.active or len(self.uplink.active) >= self.uplink.max_uploads:
+        # Two: its next request may overtake the news that the block before has left.
+        if self.uplink.uploads_to(neighbour.key) >= 2 or len(self.uplink.active) >= self.uplink.max_uploads:  # noqa: PLR2004
             return False
         return holds_turn or not self.uplink.takes_turns or self.uplink.has_room(now_s, 0.0)
 
@@ -440,10 +458,10 @@ class Session:
         return max(self.uplink.free_at_s - now_s, 0.0) + ahead * self._service_s()
 
     def _on_upload_stalled(self, event: ev.UploadStalled, now_s: float) -> None:
-        self.uplink.stall(event.key, now_s)
+        self.uplink.stall(event.key, event.index, now_s)
 
     def _on_upload_ended(self, event: ev.UploadEnded, now_s: float) -> None:
-        self.uplink.end(event.key, now_s)
+        self.uplink.end(event.key, event.index, now_s)
         neighbour = self.neighbours.get(event.key)
         if neighbour is None:
             return
@@ -582,6 +600,16 @@ class Session:
     def take_haves(self, key: str, now_s: float) -> tuple[int, ...]:
         """Return what this neighbour has not heard of, for an answer that leaves for it now."""
         return self._haves_for(self.neighbours[key], now_s)
+
+    def lets_ask(self, key: str, now_s: float) -> bool:
+        """Whether this neighbour is not refused as choked if it asks now."""
+        held = self.neighbours[key].turn_due_until_s > now_s
+        return key in self.unchoked or key in self.uplink.offers or held
+
+    def disown(self, index: int) -> None:
+        """Own a simulated block no more."""
+        self.owned.discard(index)
+        self._acquired = [other for other in self._acquired if other != index]
 
     def unchokes_me(self, key: str) -> bool:
         """Whether this neighbour lets me ask at the moment."""

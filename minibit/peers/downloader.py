@@ -107,7 +107,8 @@ class Downloader:
         longest = SIMULATED_BLOCK_MAX_BYTES if expected is None else expected
         if not 0 <= stream.length <= longest:
             return [ev.RequestFailed(action.key, action.index, "corrupt")]
-        buffer = self._buffers.pop() if self._buffers else bytearray(min(peer.session.geometry.block_size_bytes, longest))
+        room = max(peer.storage.geometry.block_size_bytes, longest)
+        buffer = self._buffers.pop() if self._buffers else bytearray(room)
         try:
             view = memoryview(buffer)[: stream.length]
             verdict, event = self._read_and_check(action, stream, view, expected, begun_at_s)

@@ -23,11 +23,12 @@ class PeerReport(msgspec.Struct, frozen=True):
     duplicate_bytes: int
     corrupt_bytes: int
     aborted_bytes: int
-    uploads_aborted: int
+    aborts: dict[str, int]  # transfers cut short, either way, by the other's peer_id
     requests: dict[str, int]
     upload_peak_bytes_per_s: float | None
     download_peak_bytes_per_s: float | None
-    last_sent_at_s: float | None
+    upload_duration_s: float | None  # of a limited link: from the first byte asked for to the last that passed
+    download_duration_s: float | None
     timeline: list[tuple[float, int]]
     waiting_for: str
 
@@ -40,27 +41,27 @@ class Meters:
     received_from: Counter[str] = field(default_factory=Counter)
     verdicts: Counter[str] = field(default_factory=Counter)  # useful, duplicate, corrupt, aborted: bytes
     requests: Counter[str] = field(default_factory=Counter)
-    uploads_aborted: int = 0
-    last_sent_at_s: float | None = None
+    aborts: Counter[str] = field(default_factory=Counter)
     timeline: list[tuple[float, int]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def sent(self, peer_id: str, num_bytes: int, now_s: float) -> None:
+    def sent(self, peer_id: str, num_bytes: int) -> None:
         """The kernel took so many bytes of payload for this peer."""
         with self._lock:
             self.sent_to[peer_id] += num_bytes
-            self.last_sent_at_s = now_s
 
-    def upload_aborted(self) -> None:
-        """A block could not be sent to its end."""
+    def aborted(self, peer_id: str) -> None:
+        """A block to or from this peer was cut short."""
         with self._lock:
-            self.uploads_aborted += 1
+            self.aborts[peer_id] += 1
 
     def received(self, peer_id: str, num_bytes: int, verdict: str) -> None:
         """So many bytes came from this peer, and this is what they were worth."""
         with self._lock:
             self.received_from[peer_id] += num_bytes
             self.verdicts[verdict] += num_bytes
+            if verdict == "aborted":
+                self.aborts[peer_id] += 1
 
     def counted(self, kind: str) -> None:
         """One message of this kind left."""

@@ -109,6 +109,7 @@ class Peer:
         self.driver = Driver(self.session, Downloader(self).carry_out, log_events=log_events)
         self._key_of: dict[tuple[str, str], str] = {}  # (ip, peer_id) -> key
         self._claimed: set[int] = set()
+        self._owned_count = 0
         self._complete = threading.Event()
         self._stopped = threading.Event()
         self._started = False
@@ -222,7 +223,7 @@ class Peer:
 
         Raises TrackerError.
         """
-        answer = self._register("completed" if self.file_complete else "started")
+        answer = self._register("started")
         self._registered = True
         if answer.initial_blocks and isinstance(self.storage, SimulatedStorage):
             for index in answer.initial_blocks:
@@ -298,7 +299,7 @@ class Peer:
         except StorageError as error:
             self.fail(error)
             return
-        self._completed_at_s = self.clock()
+        self._completed_at_s = self.meters.timeline[-1][0] if self.meters.timeline else self.clock()
         self._complete.set()
         if self._registered and self.meters.timeline:
             self.announce()
@@ -400,11 +401,13 @@ class Peer:
         """A block is on disk."""
         with self.driver.lock:
             self.blocks_owned.mark(index)
-            self.meters.block_owned(self.clock(), sum(self.blocks_owned))
+            self._owned_count += 1
+            self.meters.block_owned(self.clock(), self._owned_count)
 
     def _own(self, index: int) -> None:
         self.session.owned.add(index)
         self.blocks_owned.mark(index)
+        self._owned_count += 1
 
     def _set_owned(self, index: int, owned: bool) -> None:  # noqa: FBT001  what a list's item is set to
         with self.driver.lock:
@@ -414,6 +417,15 @@ class Peer:
             else:
                 self.block_data.pop(index, None)
                 self.session.disown(index)
+
+    def settle(self, timeout_s: float = 2.0) -> None:
+        """Wait until no block is on its way to or from this peer, so that both ends have counted the same."""
+        deadline_s = self.clock() + timeout_s
+        while self.clock() < deadline_s:
+            with self.driver.lock:
+                if not self.session.uplink.active and not len(self.session.ledger):
+                    return
+            time.sleep(0.005)
 
     def report(self) -> PeerReport:
         """Return this peer's account of the run so far."""
@@ -430,11 +442,12 @@ class Peer:
                 duplicate_bytes=meters.verdicts["duplicate"],
                 corrupt_bytes=meters.verdicts["corrupt"],
                 aborted_bytes=meters.verdicts["aborted"],
-                uploads_aborted=meters.uploads_aborted,
+                aborts=dict(meters.aborts),
                 requests=dict(meters.requests),
                 upload_peak_bytes_per_s=self.up.peak_bytes_per_s,
                 download_peak_bytes_per_s=self.down.peak_bytes_per_s,
-                last_sent_at_s=meters.last_sent_at_s,
+                upload_duration_s=self.up.duration_s,
+                download_duration_s=self.down.duration_s,
                 timeline=list(meters.timeline),
                 waiting_for=self.session.describe(),
             )

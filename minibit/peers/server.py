@@ -5,6 +5,7 @@ from a plain WSGI function in front of Flask, which costs a fraction of Flask's 
 """
 
 import base64
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -166,16 +167,22 @@ def _plain_error(status: int, message: str) -> Reply:
 
 
 class _Upload:
-    """One block on its way out: waits for the link, is paced and counted, and tells the session how it ended."""
+    """One block on its way out, as a WSGI body: waits for the link, is paced and counted, and tells how it ended.
+
+    The server calls ``close`` whatever happens, also if it never began to read: only there the upload ends.
+    """
 
     def __init__(self, peer: "Peer", key: str, index: int) -> None:
         self._peer = peer
         self._key = key
         self._index = index
         self._peer_id = peer.session.neighbours[key].peer_id
+        self._parts: Iterable[Any] = ()
+        self._length = 0
         self._sent = 0
         self._holds_link = False
-        self._begun_at_s = 0.0
+        self._ended = False
+        self._begun_at_s = peer.clock()
 
     def raw(self, haves: tuple[int, ...], file_slice: Any) -> Reply:
         """Send the bytes as they are: by the kernel if they lie in a file and the server can."""
@@ -184,29 +191,53 @@ class _Upload:
         if haves:
             headers.append((wire.HAVES_HEADER, ",".join(map(str, haves))))
         if extent and file_slice:
-            descriptor, offset, length = extent
+            self._length = extent[2]
             body = file_slice(
-                descriptor, offset, length, chunk_bytes=self._peer.up.chunk_bytes, take_turn=self._peer.up.wait,
-                on_sent=self._count, on_stalled=self._stalled,
-            )  # fmt: skip
-            parts: Iterable[Any] = (body,)
+                *extent,
+                chunk_bytes=self._peer.up.chunk_bytes,
+                take_turn=self._peer.up.wait,
+                on_sent=self._count,
+                on_stalled=self._stalled,
+            )
+            self._parts = (body,)
         else:
             data = self._peer.storage.read(self._index)
-            length = len(data)
-            parts = self._paced(data, self._peer.up.chunk_bytes or length, lambda part: part)
-        headers.append(("Content-Length", str(length)))
-        return Reply(200, self._watched(length, parts), headers)
+            self._length = len(data)
+            self._parts = self._paced(data, self._peer.up.chunk_bytes or self._length or 1, lambda part: part)
+        headers.append(("Content-Length", str(self._length)))
+        return Reply(200, self, headers)
 
     def as_json(self) -> Reply:
         """Send the block as base64 within JSON, at the same pace."""
         data = self._peer.storage.read(self._index)
+        self._length = len(data)
         empty = wire.encode(wire.BlockAnswer(self._index, b"", self._peer.peer_id))
         head, _, tail = empty.partition(b'"block_data":""')
         size = (self._peer.up.chunk_bytes or BASE64_CHUNK) // 3 * 3 or 3
+        coded = self._paced(data, size, base64.b64encode)
+        self._parts = itertools.chain([head + b'"block_data":"'], coded, [b'"' + tail])
         length = len(empty) + 4 * math.ceil(len(data) / 3)
-        parts = self._framed(head + b'"block_data":"', self._paced(data, size, base64.b64encode), b'"' + tail)
-        headers = [("Content-Type", wire.JSON), ("Content-Length", str(length))]
-        return Reply(200, self._watched(len(data), parts), headers)
+        return Reply(200, self, [("Content-Type", wire.JSON), ("Content-Length", str(length))])
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the body, holding the link if it is limited: blocks leave one after another."""
+        self._holds_link = self._peer.up.rate_bytes_per_s is not None and self._peer.link.acquire()
+        self._begun_at_s = self._peer.clock()
+        yield from self._parts
+
+    def close(self) -> None:
+        """End the upload, however far it came; tell the session."""
+        if self._ended:
+            return
+        self._ended = True
+        self._let_go()
+        complete = self._sent == self._length
+        if not complete:
+            self._peer.meters.aborted(self._peer_id)
+        duration_s = self._peer.clock() - self._begun_at_s
+        self._peer.driver.feed(
+            ev.UploadEnded(self._key, self._index, self._sent, complete=complete, duration_s=duration_s)
+        )
 
     def _paced(self, data: bytes, size: int, encode: Callable[[bytes], bytes]) -> Iterator[bytes]:
         for start in range(0, len(data), size):
@@ -215,36 +246,14 @@ class _Upload:
             yield encode(part)
             self._count(len(part))
 
-    def _framed(self, head: bytes, parts: Iterable[bytes], tail: bytes) -> Iterator[bytes]:
-        yield head
-        yield from parts
-        yield tail
-
-    def _watched(self, length: int, parts: Iterable[Any]) -> Iterator[Any]:
-        """Yield the parts, holding the link; whatever happens, let go of it and tell the session."""
-        self._holds_link = self._peer.link.acquire() if self._peer.up.rate_bytes_per_s else False
-        self._begun_at_s = self._peer.clock()
-        try:
-            yield from parts
-        finally:
-            self._let_go()
-            duration_s = self._peer.clock() - self._begun_at_s
-            complete = self._sent == length
-            if not complete:
-                self._peer.meters.upload_aborted()
-            self._peer.driver.feed(
-                ev.UploadEnded(self._key, self._index, self._sent, complete=complete, duration_s=duration_s)
-            )
-
     def _count(self, num_bytes: int) -> None:
-        now_s = self._peer.clock()
         self._sent += num_bytes
-        self._peer.up.passed(num_bytes, now_s)
-        self._peer.meters.sent(self._peer_id, num_bytes, now_s)
+        self._peer.up.passed(num_bytes, self._peer.clock())
+        self._peer.meters.sent(self._peer_id, num_bytes)
 
     def _stalled(self) -> None:
         self._let_go()
-        self._peer.driver.feed(ev.UploadStalled(self._key))
+        self._peer.driver.feed(ev.UploadStalled(self._key, self._index))
 
     def _let_go(self) -> None:
         if self._holds_link:

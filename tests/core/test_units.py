@@ -137,7 +137,7 @@ def test_a_shown_rate_reads_back_within_its_digits(rate):
 
 
 def said_of(parse, text):
-    """What a person sees: the value, or the message."""
+    """Return what a person sees: the value, or the message."""
     try:
         return str(parse(text))
     except UsageError as error:

@@ -1,0 +1,1 @@
+"""What records say together: sweeps, statistics, comparisons, plots."""

@@ -1,0 +1,132 @@
+"""Pictures of records, as PNG and SVG: axes with units, colours that the colour-blind can tell apart, no global state.
+
+matplotlib is an extra (``minibit[report]``) and is imported when a picture is drawn, not before.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minibit.analysis.stats import Spread, spread
+from minibit.errors import StorageError, UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SIZE_INCHES = (8.0, 5.0)
+DPI = 150
+# Okabe & Ito 2008: told apart with every common colour blindness, and in grey by their dash patterns and markers.
+BLUE, VERMILION, GREEN, INK, MUTED = "#0072B2", "#D55E00", "#009E73", "#222222", "#666666"
+LABELLED_TICKS_MAX = 9  # more numbers of leechers than this would overlap below the axis
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """All repeats of one swarm size: how long each took, and the bounds in seconds where they exist."""
+
+    leechers: int
+    times_s: Sequence[float]
+    bound_s: float | None = None
+    store_and_forward_bound_s: float | None = None
+
+
+def completion_curve(
+    points: Sequence[CurvePoint], path_stem: str | Path, *, title: str = "Completion time", subtitle: str = ""
+) -> list[Path]:
+    """Draw completion time against the number of leechers, with its bounds, and return the two files written.
+
+    The line is the median, the dark band the middle half of the repeats, the light one all of them. ``path_stem`` gets
+    ``.png`` and ``.svg`` appended. Raise UsageError if there is nothing to draw or matplotlib is missing, StorageError
+    if the files cannot be written.
+    """
+    drawn = sorted((point for point in points if point.times_s), key=lambda point: point.leechers)
+    if not drawn:
+        raise UsageError("no completed run, nothing to draw")
+    figure = _new_figure()
+    axes = figure.add_subplot()
+    _draw_times(axes, drawn)
+    fluid = [(point.leechers, point.bound_s) for point in drawn]
+    whole_blocks = [(point.leechers, point.store_and_forward_bound_s) for point in drawn]
+    _draw_bound(axes, fluid, label="fluid bound", color=VERMILION, linestyle=(0, (5, 2)))
+    _draw_bound(axes, whole_blocks, label="store-and-forward bound", color=GREEN, linestyle=(0, (1, 1.5)))
+    _dress(axes, drawn, title, subtitle)
+    return _save(figure, Path(path_stem))
+
+
+def _new_figure() -> "Figure":
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415  an extra, see the module's docstring
+        from matplotlib.figure import Figure  # noqa: PLC0415
+        from matplotlib.layout_engine import ConstrainedLayoutEngine  # noqa: PLC0415
+    except ImportError as error:
+        raise UsageError("drawing needs matplotlib: pip install 'minibit[report]'") from error
+    layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12)  # inches around everything
+    figure = Figure(figsize=SIZE_INCHES, dpi=DPI, layout=layout, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _draw_times(axes: "Axes", points: Sequence[CurvePoint]) -> None:
+    sizes = [point.leechers for point in points]
+    spreads: list[Spread] = [spread(point.times_s) for point in points]
+    fewest, repeats = min(sample.count for sample in spreads), max(sample.count for sample in spreads)
+    if repeats > 1:
+        lows, highs = [sample.minimum for sample in spreads], [sample.maximum for sample in spreads]
+        axes.fill_between(sizes, lows, highs, color=BLUE, alpha=0.15, linewidth=0, label="fastest to slowest run")
+        for point in points:
+            axes.plot([point.leechers] * len(point.times_s), point.times_s, "_", color=BLUE, alpha=0.55, markersize=9)
+    if repeats > 3:  # quartiles of three values are two of them moved by half
+        axes.fill_between(
+            sizes,
+            [s.q1 for s in spreads],
+            [s.q3 for s in spreads],
+            color=BLUE,
+            alpha=0.25,
+            linewidth=0,
+            label="middle half",
+        )
+    runs = f"{repeats}" if fewest == repeats else f"{fewest} to {repeats}"
+    label = f"measured, median of {runs} runs" if repeats > 1 else "measured"
+    axes.plot(sizes, [s.median for s in spreads], "o-", color=BLUE, linewidth=2.2, markersize=6, label=label, zorder=3)
+
+
+def _draw_bound(axes: "Axes", bounds_s: Sequence[tuple[int, float | None]], **style: Any) -> None:
+    known = [(leechers, bound_s) for leechers, bound_s in bounds_s if bound_s is not None]
+    if known:
+        axes.plot(*zip(*known, strict=True), linewidth=2, marker=".", markersize=5, **style)
+
+
+def _dress(axes: "Axes", points: Sequence[CurvePoint], title: str, subtitle: str) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator  # noqa: PLC0415  as above
+
+    axes.set_xscale("log", base=2)
+    sizes = [point.leechers for point in points]
+    every = -(-len(sizes) // LABELLED_TICKS_MAX)
+    axes.xaxis.set_major_locator(FixedLocator(sizes[::-1][::every]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:g}"))
+    axes.set_xlabel("leechers N (log scale)", color=INK)
+    axes.set_ylabel("time until the last leecher has the file (s)", color=INK)
+    axes.set_ylim(0, 1.08 * axes.dataLim.ymax)  # an axis that starts elsewhere makes every difference look large
+    axes.set_title(title, loc="left", fontsize=14, fontweight="bold", color=INK, pad=24 if subtitle else 10)
+    if subtitle:
+        axes.annotate(subtitle, (0, 1), (0, 7), xycoords="axes fraction", textcoords="offset points", color=MUTED)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(MUTED)
+    axes.tick_params(colors=INK)
+    axes.figure.legend(loc="outside lower center", ncols=3, frameon=False, labelcolor=INK)
+
+
+def _save(figure: "Figure", stem: Path) -> list[Path]:
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for path in paths:
+            figure.savefig(path)
+    except OSError as error:
+        raise StorageError(f"cannot write {error.filename or stem}: {error.strerror}") from error
+    return paths
