@@ -53,11 +53,14 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Requests(msgspec.Struct, frozen=True, kw_only=True):
-    """Messages of the whole swarm: block requests, those refused, messages that only tell of blocks, to the tracker."""
+    """Messages of the whole swarm: block requests, those refused, news of blocks, offers of turns, exchanges of whole
+    bitfields, and what went to the tracker."""
 
     block: int = 0
     block_refused: int = 0
     have: int = 0
+    offer: int = 0
+    handshake: int = 0
     tracker: int = 0
 
 
@@ -85,7 +88,8 @@ class PeerRecord(msgspec.Struct, frozen=True, kw_only=True):
     ``completion_time_s`` and ``timeline`` [(t_s, blocks owned)] start at the peer's own start; ``verified`` is whether
     its file equals the source, null if nobody looked. ``upload_peak_bytes_per_s`` is the busiest sliding second and
     ``upload_duration_s`` the time from the first byte taken from the rate limit to the last one sent, likewise for
-    downloads. ``uplink_use`` is bytes sent over what the cap allowed until the makespan. ``sent_to`` and
+    downloads. ``failure`` is what ended the peer early, ``waiting_for`` what one that never completed was stuck on.
+    ``uplink_use`` is bytes sent over what the cap allowed until the makespan. ``sent_to`` and
     ``received_from`` are bytes by peer id, ``aborts`` counts transfers with that peer, either way, that were cut short.
     """
 
@@ -119,6 +123,8 @@ class PeerRecord(msgspec.Struct, frozen=True, kw_only=True):
     received_from: dict[str, int] = {}
     aborts: dict[str, int] = {}
     timeline: list[tuple[float, int]] = []
+    failure: str | None = None
+    waiting_for: str | None = None
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):

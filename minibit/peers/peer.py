@@ -114,7 +114,7 @@ class Peer:
         self._stopped = threading.Event()
         self._started = False
         self._registered = False
-        self._completed_at_s: float | None = None
+        self.completed_at_s: float | None = None
         self.known_peers = KnownPeers(self)
         self.unchoked_peers = self.session.unchoked
         self.choked_peers = self.session.choked
@@ -299,7 +299,7 @@ class Peer:
         except StorageError as error:
             self.fail(error)
             return
-        self._completed_at_s = self.meters.timeline[-1][0] if self.meters.timeline else self.clock()
+        self.completed_at_s = self.meters.timeline[-1][0] if self.meters.timeline else self.clock()
         self._complete.set()
         if self._registered and self.meters.timeline:
             self.announce()
@@ -433,7 +433,7 @@ class Peer:
         with self.driver.lock:
             return PeerReport(
                 peer_id=self.peer_id,
-                completed_at_s=self._completed_at_s,
+                completed_at_s=self.completed_at_s,
                 first_block_at_s=meters.timeline[0][0] if meters.timeline else None,
                 blocks_owned=self.session.owned.count,
                 sent_to=dict(meters.sent_to),

@@ -124,7 +124,7 @@ def test_negative_amounts_are_refused():
 
 @given(rates, demands)
 def test_one_sender_keeps_the_cap_however_it_idles_and_wakes(rate, demands):
-    """MEASURING's test of a leaking cap must hold for every pattern of demand, or valid runs would be thrown away."""
+    """The test of a leaking cap must hold for every pattern of demand, or valid runs would be thrown away."""
     bucket = TokenBucket(rate)
     meter = RateMeter()
     sends = sends_of(bucket, demands)
