@@ -185,7 +185,7 @@ def sweep(scenario: Path | None, peers: list[int], repeats: int, output: Path, *
     from minibit.analysis import screen  # noqa: PLC0415
     from minibit.analysis.sweep import run_sweep  # noqa: PLC0415
 
-    result = run_sweep(_scenario(scenario, options), peers, repeats=repeats, folder=output, screen=screen)
+    result = run_sweep(_scenario(scenario, options), peers, repeats=repeats, folder=output, watching=screen.progress)
     screen.print_sweep(result)
     sys.exit(max((_exit_code(record) for record in result.records), default=0))
 
@@ -234,9 +234,13 @@ def peer(torrent: Path, directory: Path, **options: Any) -> None:
       minibit peer big.iso.torrent --seed --dir /srv/files --advertise 10.0.0.1
       minibit peer big.iso.torrent --upload-rate 5MB/s --exit-when-complete
     """
-    from minibit.analysis.operator import run_peer  # noqa: PLC0415
+    from minibit.analysis import screen  # noqa: PLC0415
+    from minibit.peers.command import plain_watch, run_peer  # noqa: PLC0415
 
-    sys.exit(run_peer(torrent, directory, **options))
+    if not sys.stderr.isatty():
+        sys.exit(run_peer(torrent, directory, watch=plain_watch(), **options))
+    with screen.bar("verifying") as verifying, screen.peer_progress() as watch:
+        sys.exit(run_peer(torrent, directory, verifying=verifying, watch=watch, **options))
 
 
 @cli.command()

@@ -229,7 +229,8 @@ class Server:
             return
         deadline = time.monotonic() + grace_s
         server.trigger.pull_trigger(lambda: setattr(server, "accepting", False))
-        server.task_dispatcher.shutdown(cancel_pending=True, timeout=grace_s)
+        _cancel_queued(server.task_dispatcher)
+        server.task_dispatcher.shutdown(cancel_pending=False, timeout=grace_s)
         while any(channel.total_outbufs_len for channel in list(server.active_channels.values())):
             if time.monotonic() > deadline:
                 break
@@ -269,3 +270,12 @@ class Server:
     def _with_file_slice(self, environ: dict[str, Any], start_response: Any) -> Iterable[Any]:
         environ[FILE_SLICE_KEY] = FileSlice
         return self._app(environ, start_response)
+
+
+def _cancel_queued(dispatcher: ThreadedTaskDispatcher) -> None:
+    """Drop the requests no handler has begun (waitress's own way of doing so logs a warning for each server)."""
+    with dispatcher.lock:
+        queued = list(dispatcher.queue)
+        dispatcher.queue.clear()
+    for channel in queued:
+        channel.cancel()

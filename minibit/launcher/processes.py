@@ -114,14 +114,19 @@ class Fleet(ABC):
 
     def close(self) -> None:
         """Stop every child and wait until it is gone; force those that do not leave."""
-        self.broadcast(Stop())
-        deadline_s = time.monotonic() + STOP_TIMEOUT_S
-        while self._by_descriptor and time.monotonic() < deadline_s:
-            for _ in self.messages(deadline_s - time.monotonic()):
-                pass
+        first, *others = list(self.children) or [""]
+        self._stop(others)
+        self._stop([first] if first else [])  # the tracker, which the others take their leave of
         self._end()
         for child in self.children.values():
             child.channel.close()
+
+    def _stop(self, names: list[str]) -> None:
+        self.broadcast(Stop(), names)
+        deadline_s = time.monotonic() + STOP_TIMEOUT_S
+        while time.monotonic() < deadline_s and not all(self.children[name].channel.ended for name in names):
+            for _ in self.messages(deadline_s - time.monotonic()):
+                pass
 
     @abstractmethod
     def leftovers(self) -> list[str]:

@@ -17,7 +17,7 @@ from minibit.core import events as ev
 from minibit.core.choker import CHOKERS, FreeRider
 from minibit.core.picker import PICKERS
 from minibit.core.session import Session
-from minibit.errors import MiniBitError, StorageError, UsageError
+from minibit.errors import MiniBitError, StorageError, TrackerError, UsageError
 from minibit.metainfo import Metainfo
 from minibit.peers.announcer import Announcer
 from minibit.peers.client import PeerClient
@@ -282,7 +282,8 @@ class Peer:
         self.driver.stop()
         self._server.stop()
         self.client.close()
-        self._leave_tracker()
+        if self._registered:
+            self._tell_tracker("stopped")
         self.driver.join()
         self._announcer.close()
         self.storage.close()
@@ -302,15 +303,14 @@ class Peer:
         self.completed_at_s = self.meters.timeline[-1][0] if self.meters.timeline else self.clock()
         self._complete.set()
         if self._registered and self.meters.timeline:
-            self.announce()
+            self._tell_tracker("completed")
 
-    def _leave_tracker(self) -> None:
-        if not self._registered:
-            return
+    def _tell_tracker(self, event: str) -> None:
+        """Tell the tracker something it can do without: it would notice by itself, only later."""
         try:
-            self._register("stopped")
-        except MiniBitError as error:
-            self.tracker_error = error  # it will notice by itself after its time to live
+            self._register(event)
+        except TrackerError as error:
+            self.tracker_error = error
 
     # ------------------------------------------------------------------ what the rest of the package asks of a peer
 
