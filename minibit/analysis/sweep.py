@@ -94,7 +94,7 @@ def _run(scenario: Scenario, watching: Watching | None) -> Record:
         return run_swarm(scenario, watch=watch)
 
 
-def draw(result: SweepResult, folder: Path, subtitle: str) -> list[Path]:
+def draw(result: SweepResult, folder: Path, subtitle: str, *, stem: str = "completion") -> list[Path]:
     """Draw completion time against the number of leechers; return the pictures' paths."""
     points = [
         CurvePoint(
@@ -107,7 +107,7 @@ def draw(result: SweepResult, folder: Path, subtitle: str) -> list[Path]:
     ]
     if not any(point.times_s for point in points):
         return []
-    return completion_curve(points, folder / "completion", title="Until everyone has the file", subtitle=subtitle)
+    return completion_curve(points, folder / stem, title="Until everyone has the file", subtitle=subtitle)
 
 
 def _subtitle(scenario: Scenario, repeats: int) -> str:

@@ -1,0 +1,81 @@
+"""Run the benchmarks: ``python -m bench [--quick | --full] [pytest arguments]`` (or ``tox -e bench -- …``).
+
+Every run gets a folder of its own, results/<machine>/<time>-<commit>/: pytest-benchmark's JSON, one record a swarm, the
+table and the picture of completion time against the number of leechers. machine.json describes the machine, once.
+"""
+
+import argparse
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bench.summary import draw_curves
+from minibit.errors import MiniBitError
+from minibit.provenance import code_version, describe_machine, folder_name
+
+ROOT = Path(__file__).resolve().parent.parent
+TIERS = ("quick", "default", "full")
+
+
+def main() -> int:
+    """Run the tier; return pytest's exit code, or 3 if a swarm's figures do not count."""
+    options, rest = _parse()
+    folder = _new_folder(Path(os.environ.get("MINIBIT_RESULTS", ROOT / "results")))
+    os.environ["MINIBIT_BENCH_FOLDER"] = str(folder)
+    code = int(pytest.main([*_pytest_arguments(options.tier, folder), *rest]))
+    try:
+        written = draw_curves(folder)
+    except MiniBitError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return code or error.exit_code
+    print(f"\nresults: {folder}")
+    for path in written:
+        print(f"  {path.relative_to(folder)}")
+    return code
+
+
+def _parse() -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(prog="tox -e bench --", description=__doc__, add_help=True)
+    tier = parser.add_mutually_exclusive_group()
+    tier.add_argument("--quick", dest="tier", action="store_const", const="quick", help="under a minute")
+    tier.add_argument("--full", dest="tier", action="store_const", const="full", help="the long ones too")
+    parser.set_defaults(tier="default")
+    return parser.parse_known_args()
+
+
+def _new_folder(results: Path) -> Path:
+    machine, commit = describe_machine(), code_version()
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    name = f"{commit.id[:9]}{'-dirty' if commit.dirty else ''}" if commit else "unknown"
+    folder = results / folder_name(machine) / f"{stamp}-{name}"
+    folder.mkdir(parents=True)
+    (folder.parent / "machine.json").write_bytes(msgspec.json.format(msgspec.json.encode(machine)) + b"\n")
+    return folder
+
+
+def _pytest_arguments(tier: str, folder: Path) -> list[str]:
+    return [
+        str(ROOT / "bench"),
+        f"--rootdir={ROOT}",
+        f"--tier={tier}",
+        "--override-ini=python_files=bench_*.py",
+        "--override-ini=python_functions=bench_*",
+        "--override-ini=timeout=0",
+        "--override-ini=addopts=",
+        f"--benchmark-json={folder / 'benchmark.json'}",
+        "--benchmark-sort=name",
+        "--benchmark-group-by=group",
+        "--benchmark-columns=min,median,max,stddev,ops,rounds",
+        "--benchmark-storage=file://" + str(folder / ".benchmarks"),
+        "-p",
+        "no:cacheprovider",
+        "-q",
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""The completion curves of a benchmark run, drawn from its records."""
+
+from collections import defaultdict
+from pathlib import Path
+
+from minibit import record as records
+from minibit.analysis.sweep import SweepResult, draw
+from minibit.units import format_rate, format_size
+
+
+def draw_curves(folder: Path) -> list[Path]:
+    """Draw one curve for each kind of swarm under ``folder``/records; return the files written."""
+    kinds: defaultdict[str, dict[int, list[records.Record]]] = defaultdict(lambda: defaultdict(list))
+    for path in sorted((folder / "records").glob("*.json")):
+        record = records.read(path)
+        leechers = sum(peer.role == "leecher" for peer in record.peers)
+        kinds[path.name.partition("-")[0]][leechers].append(record)
+    written = []
+    for kind, by_leechers in kinds.items():
+        result = SweepResult(dict(by_leechers))
+        written += draw(result, folder, _subtitle(result), stem=f"completion-{kind}")
+    return written
+
+
+def _subtitle(result: SweepResult) -> str:
+    scenario = result.records[0].scenario
+    leecher = next(group for group in scenario["groups"] if group["role"] == "leecher")
+    size, block = format_size(scenario["file"]["size_bytes"]), format_size(scenario["block_size_bytes"])
+    return f"{size} in {block} blocks, uplink {format_rate(leecher['upload_rate_bytes_per_s'])}"
