@@ -1,18 +1,22 @@
 """Load on a MiniBit tracker: ``locust -f locustfiles/tracker.py [--headless -u 50 -r 50 -t 20s]``.
 
-Without ``--host`` a tracker is started under waitress as a child process on a free loopback port, and stopped at the end;
-with ``--host`` any MiniBit tracker is loaded. Each user is one peer of a real file's swarm: it registers, registers again
-at every interval, asks for more peers now and then, leaves, and comes back as another peer. Time between requests is left
-out (a closed loop: each user sends as fast as it is answered), their proportion is kept. Every answer is checked.
+Without ``--host`` a tracker is started under waitress as a child process on a free loopback port, and stopped at the
+end; with ``--host`` any MiniBit tracker is loaded. Each user is one peer of a real file's swarm: it registers, registers
+again at every interval, asks for more peers now and then, leaves, and comes back as another peer. The time between
+requests is left out (a closed loop: each user sends as fast as it is answered), their proportion is kept. Every answer is
+checked.
 """
 
-# First of all: locust patches the standard library, and what imported ssl or sockets before would keep the unpatched one.
+# Locust comes first: it patches the standard library, and whatever imported ssl before would keep the unpatched one.
+# isort: off
 from locust import FastHttpUser, constant, events, task
 from locust.env import Environment
 from locust.runners import WorkerRunner
 
+# isort: on
 import os
 import random
+import select
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -36,6 +40,8 @@ from minibit.wire import (
 
 INFO_HASH = "10ad" * 10  # a swarm of its own: a tracker in use is loaded without mixing these peers into its swarms
 DEFAULT_HAND_OUT = 5
+OPTIONS = ("--host", "127.0.0.1", "--port", "0")
+START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
 # One life of a peer: ten minutes at an interval of 30 s, and more neighbours wanted at every second interval.
 RE_REGISTRATIONS, QUESTIONS, DEPARTURES = 20, 10, 1
@@ -49,28 +55,29 @@ class EmbeddedTracker:
 
     def __init__(self) -> None:
         ready_read, ready_write = os.pipe()
-        stop_read, self._stop_write = os.pipe()
-        arguments = ["--host", "127.0.0.1", "--port", "0", "--ready-fd", str(ready_write), "--stop-fd", str(stop_read)]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "minibit.tracker", *arguments],
-            pass_fds=(ready_write, stop_read),
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-m", "minibit.tracker", *OPTIONS, "--ready-fd", str(ready_write), "--stop-fd", "0"],
+            pass_fds=(ready_write,),
+            stdin=subprocess.PIPE,  # its end is how the tracker learns that this process is done or gone
             stdout=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for locust, which stops its users before their tracker
         )
         os.close(ready_write)
-        os.close(stop_read)
-        with os.fdopen(ready_read) as ready:
-            report = ready.read()
+        # Through gevent's select, not a blocking read: gevent's close does its work only when its loop turns, and
+        # without it a tracker that died would leave the pipe open and this process waiting for ever.
+        select.select([ready_read], [], [], START_TIMEOUT_S)
+        os.set_blocking(ready_read, False)
+        report = os.read(ready_read, 64)
+        os.close(ready_read)
         if not report:
+            self._process.kill()
             raise RuntimeError(f"the embedded tracker did not start: exit code {self._process.wait(STOP_TIMEOUT_S)}")
         self.url = f"http://127.0.0.1:{int(report)}"
 
     def stop(self) -> None:
         """Let the tracker leave, and wait for it; kill it if it does not. May be called twice."""
-        if self._process.poll() is not None:
-            return
-        os.close(self._stop_write)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         try:
             self._process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:

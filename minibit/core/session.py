@@ -13,7 +13,7 @@ Rules that hold at every moment:
 - A block counts as owned when the driver says it arrived, which it does once the hash matched and it was written.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -32,7 +32,8 @@ DOWNLOADS_MAX = 8  # side by side from limited uplinks; each holds a thread and 
 DOWNLOADS_OPEN_MAX = 3  # side by side from unlimited uplinks: more only compete for the same two cores
 UPLOADS_MAX = 8
 MAX_HAVES_PER_MESSAGE = 2000
-STARVED_S = 1.0  # without a block for so long, look around
+STARVED_MIN_S = 0.04  # nothing to ask for: look around, after twice as long each time
+STARVED_MAX_S = 1.0
 TRACKER_RETRY_MIN_S = 0.15
 HANDSHAKES_AT_START = 3
 NUMWANT = 50  # what the tracker hands out at most: fewer means the whole swarm was told
@@ -85,6 +86,7 @@ class Session:
         self._knows_all = False
         self._last_arrival_s = 0.0
         self._look_around_at_s = 0.0
+        self._starved_s = STARVED_MIN_S
         self._actions: list[ev.Action] = []
         self._handlers: dict[type[ev.Event], Callable[[Any, float], None]] = {
             ev.Started: self._on_started,
@@ -128,7 +130,7 @@ class Session:
         times.extend(self.uplink.offers.values())
         times.extend(n.cool_until_s for n in self.neighbours.values())
         if not self.owned.complete:
-            times.append(max(self._look_around_at_s, self._last_arrival_s + STARVED_S))
+            times.extend((self._look_around_at_s, self._last_arrival_s + STARVED_MAX_S))
             times.extend(n.ask_again_at_s for n in self.neighbours.values())
         return min((time_s for time_s in times if time_s > now_s), default=now_s + 1.0)
 
@@ -207,6 +209,7 @@ class Session:
         neighbour = self.neighbours.get(event.key)
         if neighbour:
             neighbour.heard_from()
+            neighbour.idles = True  # it asks what there is: tell it when there is more
             neighbour.interested_until_s = now_s + INTERESTED_AFTER_REFUSAL_S
             self._learn(neighbour, mask_of(event.indices), replace=True)
 
@@ -368,10 +371,10 @@ class Session:
             self._offer(neighbour, now_s)
 
     def _offer_standing(self, now_s: float) -> None:
-        """Give every unchoked neighbour a standing turn, and wake those that know but lacked a reason to ask."""
-        waiting = [n for n in self._unchoked_neighbours() if self._could_use_turn(n, now_s) and not n.waits_for_turn]
-        for neighbour in waiting:
-            if not neighbour.stands or neighbour.told < len(self._acquired):
+        """Give every unchoked neighbour a standing turn; wake one that had no reason to ask once there may be one."""
+        for neighbour in self._unchoked_neighbours():
+            wakes = neighbour.idles and neighbour.told < len(self._acquired)
+            if (wakes or not neighbour.stands) and self._could_use_turn(neighbour, now_s):
                 neighbour.stands = True
                 self._offer(neighbour, now_s)
 
@@ -417,8 +420,10 @@ class Session:
             return
         neighbour.heard_from()
         neighbour.speaks_turns = True
-        if not event.accepted:
+        neighbour.idles = not event.accepted
+        if not event.accepted or not self.uplink.takes_turns:
             self.uplink.offers.pop(event.key, None)
+        if not event.accepted:
             self._cool(event.key, now_s)
 
     def _on_request(self, event: ev.RequestReceived, now_s: float) -> None:
@@ -443,6 +448,7 @@ class Session:
 
     def _serve(self, neighbour: Neighbour, index: int, now_s: float) -> None:
         neighbour.last_turn_s = now_s
+        neighbour.idles = False
         neighbour.turn_due_until_s = float("-inf")
         neighbour.waits_for_turn = False
         neighbour.declines = 0
@@ -548,6 +554,7 @@ class Session:
         if not self.owned.add(event.index):
             return
         self._last_arrival_s = now_s
+        self._starved_s = STARVED_MIN_S
         self._acquired.append(event.index)
         if not self.uplink.takes_turns and not self._measured_service_s:
             self._measured_service_s = event.duration_s
@@ -586,16 +593,27 @@ class Session:
         if now_s >= self._ask_tracker_at_s:
             self._ask_tracker_at_s = float("inf")  # until it answers or fails
             self._actions.append(ev.AskTracker())
-        if self.owned.complete or len(self.ledger) or now_s < self._last_arrival_s + STARVED_S:
+        if self.owned.complete or len(self.ledger) or now_s < self._look_around_at_s:
             return
-        if now_s < self._look_around_at_s:
-            return
-        self._look_around_at_s = now_s + STARVED_S
-        useful = [k for k, n in self.neighbours.items() if n.retry_at_s <= now_s and not n.banned]
-        if useful:
-            self._actions.append(ev.Handshake(self._rng.choice(useful)))
+        reachable = [n for n in self.neighbours.values() if n.retry_at_s <= now_s and not n.banned]
+        standing = [n for n in reachable if n.permission is Permission.STANDING]
+        if not standing and now_s < self._last_arrival_s + STARVED_MAX_S:
+            return  # limited uplinks offer when they can
+        self._look_around_at_s = now_s + self._starved_s
+        self._starved_s = min(2 * self._starved_s, STARVED_MAX_S)
+        if reachable:
+            self._actions.append(ev.Handshake(self._rng.choice(standing or reachable).key))
 
     # ------------------------------------------------------------------ for those who look in from outside
+
+    def takes_turn(self, key: str, actions: Sequence[ev.Action]) -> bool:
+        """Whether these actions, the answer to this neighbour's offer, take it up: now, or (standing) when there is room.
+
+        One that does not will be told of more to ask for.
+        """
+        if any(isinstance(action, ev.RequestBlock) and action.key == key for action in actions):
+            return True
+        return len(self.ledger) > 0 and self.neighbours[key].permission is Permission.STANDING
 
     def take_haves(self, key: str, now_s: float) -> tuple[int, ...]:
         """Return what this neighbour has not heard of, for an answer that leaves for it now."""

@@ -154,7 +154,7 @@ class Routes:
         news = (ev.HavesReceived(key, tuple(message.block_indices)),) if message.block_indices else ()
         offered = ev.TurnOffered(key, message.standing, message.suggest, message.rate_bytes_per_s)
         actions = peer.driver.feed(*news, offered)
-        accepted = any(isinstance(action, ev.RequestBlock) and action.key == key for action in actions)
+        accepted = peer.session.takes_turn(key, actions)
         return Reply.of(wire.OfferAnswer(accepted, [] if accepted else list(peer.news_for(key))))
 
 
