@@ -53,7 +53,9 @@ def run_and_keep(benchmark, bench_folder, name, rounds, **given):
 def bench_swarm_uncapped(benchmark, bench_folder, quick, peers):
     """As fast as the machine goes."""
     benchmark.group = "swarm completion, no limits, 32 MiB (whole call; makespan in the records)"
-    run_and_keep(benchmark, bench_folder, f"uncapped-{peers:04d}", 1 if quick else ROUNDS, peers=peers, size_bytes=32 * MIB)
+    run_and_keep(
+        benchmark, bench_folder, f"uncapped-{peers:04d}", 1 if quick else ROUNDS, peers=peers, size_bytes=32 * MIB
+    )
 
 
 @pytest.mark.parametrize("peers", SIZES)

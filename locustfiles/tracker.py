@@ -1,10 +1,10 @@
 """Load on a MiniBit tracker: ``locust -f locustfiles/tracker.py [--headless -u 50 -r 50 -t 20s]``.
 
 Without ``--host`` a tracker is started under waitress as a child process on a free loopback port, and stopped at the
-end; with ``--host`` any MiniBit tracker is loaded. Each user is one peer of a real file's swarm: it registers, registers
-again at every interval, asks for more peers now and then, leaves, and comes back as another peer. The time between
-requests is left out (a closed loop: each user sends as fast as it is answered), their proportion is kept. Every answer is
-checked.
+end; with ``--host`` any MiniBit tracker is loaded. Each user is one peer of a real file's swarm: it registers,
+registers again at every interval, asks for more peers now and then, leaves, and comes back as another peer. The time
+between requests is left out (a closed loop: each user sends as fast as it is answered), their proportion is kept. Every
+answer is checked.
 """
 
 # Locust comes first: it patches the standard library, and whatever imported ssl before would keep the unpatched one.
@@ -65,9 +65,8 @@ class EmbeddedTracker:
         os.close(ready_write)
         # Through gevent's select, not a blocking read: gevent's close does its work only when its loop turns, and
         # without it a tracker that died would leave the pipe open and this process waiting for ever.
-        select.select([ready_read], [], [], START_TIMEOUT_S)
-        os.set_blocking(ready_read, False)
-        report = os.read(ready_read, 64)
+        readable, _, _ = select.select([ready_read], [], [], START_TIMEOUT_S)
+        report = os.read(ready_read, 64) if readable else b""
         os.close(ready_read)
         if not report:
             self._process.kill()

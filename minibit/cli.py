@@ -1,7 +1,7 @@
 """The command line: each command parses, calls one function, prints.
 
-A mistake of the user is one line on stderr and exit code 2. Modules that take long to import are imported by the command
-that needs them, so that ``minibit --help`` answers at once.
+A mistake of the user is one line on stderr and exit code 2. Modules that take long to import are imported by the
+command that needs them, so that ``minibit --help`` answers at once.
 """
 
 import logging
@@ -45,6 +45,9 @@ class _Parsed(click.ParamType[Any]):
 SIZE = _Parsed("size", lambda text: parse_size(text, allow_zero=True))
 BLOCK_SIZE = _Parsed("size", lambda text: None if text == "auto" else parse_size(text))
 RATE = _Parsed("rate", parse_rate)
+UPLOAD, DOWNLOAD = "upload_rate_bytes_per_s", "download_rate_bytes_per_s"
+BLOCK_SIZE_HELP = "16KiB … 4MiB, a power of two.  [default: auto]"
+POSITIVE = click.FloatRange(min=0, min_open=True)
 FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -80,17 +83,19 @@ def _swarm_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--seeds", type=click.IntRange(1, 10_000), help="Peers that have the file.  [default: 1]"),
         click.option("--file", "path", type=FILE, help="Share this file; --size makes one up instead."),
         click.option("--size", "size_bytes", type=SIZE, help="Size of made-up content: 16MiB, 16MB.  [default: 16MiB]"),
-        click.option("--block-size", "block_size_bytes", type=BLOCK_SIZE, help="16KiB … 4MiB, a power of two.  [default: auto]"),
-        click.option("--upload-rate", "upload_rate_bytes_per_s", type=RATE, help="Uplink of every peer: 2MB/s, unlimited."),
-        click.option("--seed-upload-rate", "seed_upload_rate_bytes_per_s", type=RATE, help="Uplink of the seeds.  [default: as --upload-rate]"),
-        click.option("--download-rate", "download_rate_bytes_per_s", type=RATE, help="Downlink of every leecher."),
+        click.option("--block-size", "block_size_bytes", type=BLOCK_SIZE, help=BLOCK_SIZE_HELP),
+        click.option("--upload-rate", UPLOAD, type=RATE, help="Uplink of every peer: 2MB/s, unlimited."),
+        click.option("--seed-upload-rate", f"seed_{UPLOAD}", type=RATE, help="Uplink of seeds.  [default: as all]"),
+        click.option("--download-rate", DOWNLOAD, type=RATE, help="Downlink of every leecher."),
         click.option("--picker", type=click.Choice(["rarest-first", "random", "sequential"]), help="Which block next."),
         click.option("--choker", type=click.Choice(["tit-for-tat", "none"]), help="Who may download."),
-        click.option("--isolation", type=click.Choice(["process", "thread"]), help="A process or a thread for each peer.  [default: process]"),
+        click.option(
+            "--isolation", type=click.Choice(["process", "thread"]), help="What a peer is.  [default: process]"
+        ),
         click.option("--rng-seed", type=int, help="Seed of every random choice.  [default: 0]"),
-        click.option("--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), help="Give up after so many seconds."),
+        click.option("--timeout", "timeout_s", type=POSITIVE, help="Give up after so many seconds."),
         click.option("--max-neighbours", type=click.IntRange(1, 1000), help="How many others a peer knows at most."),
-    ]  # fmt: skip
+    ]
     for option in reversed(options):
         command = option(command)
     return command
@@ -100,7 +105,9 @@ def _swarm_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("scenario", required=False, type=FILE)
 @click.option("--peers", type=click.IntRange(1, 10_000), help="Leechers.  [default: 8]")
 @_swarm_options
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the result record here.")
+@click.option(
+    "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the result record here."
+)
 @click.option("--keep", type=FOLDER, help="Keep the files of the run in this folder.")
 def swarm(scenario: Path | None, json_path: Path | None, keep: Path | None, **options: Any) -> None:
     """Run one swarm of real processes; verify every file; say how long it took and why.
@@ -171,7 +178,9 @@ class _Counts(click.ParamType[list[int]]):
 @click.option("--peers", type=_Counts(), default="1,2,4,8,16", show_default=True, help="Numbers of leechers.")
 @click.option("--repeats", type=click.IntRange(1, 1000), default=3, show_default=True, help="Swarms of each size.")
 @_swarm_options
-@click.option("-o", "--output", type=FOLDER, default=Path("sweep"), show_default=True, help="Folder of records and plot.")
+@click.option(
+    "-o", "--output", type=FOLDER, default=Path("sweep"), show_default=True, help="Folder of records and plot."
+)
 def sweep(scenario: Path | None, peers: list[int], repeats: int, output: Path, **options: Any) -> None:
     """Run swarms of growing size, in random order, and draw completion time against their size.
 
@@ -193,9 +202,29 @@ def sweep(scenario: Path | None, peers: list[int], repeats: int, output: Path, *
 @cli.command()
 @click.option("--host", help="Listen here; 0.0.0.0 for every interface.  [default: TRACKER_HOST or 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="0 for any free one.  [default: TRACKER_PORT or 9000]")
-@click.option("--blocks", "total_file_blocks", type=click.IntRange(0, 1_000_000), default=50, show_default=True, help="Blocks of the simulated file of the default swarm.")
-@click.option("--initial-blocks", type=click.Choice(["cover", "random", "none"]), default="cover", show_default=True, help="What a newcomer of the default swarm is given.")
-@click.option("--peer-ttl", "peer_ttl_s", type=click.FloatRange(min=0, min_open=True), default=120.0, show_default=True, help="Forget a peer not heard from for so many seconds.")
+@click.option(
+    "--blocks",
+    "total_file_blocks",
+    type=click.IntRange(0, 1_000_000),
+    default=50,
+    show_default=True,
+    help="Blocks of the simulated file of the default swarm.",
+)
+@click.option(
+    "--initial-blocks",
+    type=click.Choice(["cover", "random", "none"]),
+    default="cover",
+    show_default=True,
+    help="What a newcomer of the default swarm is given.",
+)
+@click.option(
+    "--peer-ttl",
+    "peer_ttl_s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=120.0,
+    show_default=True,
+    help="Forget a peer not heard from for so many seconds.",
+)
 @click.option("--ready-fd", type=click.IntRange(0), help="Write the port to this descriptor once it answers.")
 def tracker(**options: Any) -> None:
     """Run a tracker until SIGTERM or Ctrl-C. One tracker serves any number of swarms.
@@ -218,7 +247,9 @@ def tracker(**options: Any) -> None:
 @click.option("--seed", is_flag=True, help="The file is in the folder already: give it to the others.")
 @click.option("--host", default="0.0.0.0", show_default=True, help="Listen on this address.")
 @click.option("--port", type=click.IntRange(0, 65535), help="0 for any.  [default: a free one of 50000-60000]")
-@click.option("--advertise", metavar="ADDR", help="The address others reach me at, where the tracker runs on this machine.")
+@click.option(
+    "--advertise", metavar="ADDR", help="The address others reach me at, where the tracker runs on this machine."
+)
 @click.option("--upload-rate", "upload_rate_bytes_per_s", type=RATE, help="2MB/s, unlimited.")
 @click.option("--download-rate", "download_rate_bytes_per_s", type=RATE, help="2MB/s, unlimited.")
 @click.option("--id", "peer_id", help="Name of this peer.  [default: host name and process]")
@@ -247,7 +278,9 @@ def peer(torrent: Path, directory: Path, **options: Any) -> None:
 @click.argument("file", type=FILE)
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="[default: FILE.torrent]")
 @click.option("--tracker", "announce", metavar="URL", help="Put this tracker into the torrent.")
-@click.option("--block-size", "block_size_bytes", type=BLOCK_SIZE, help="16KiB … 4MiB, a power of two.  [default: auto]")
+@click.option(
+    "--block-size", "block_size_bytes", type=BLOCK_SIZE, help="16KiB … 4MiB, a power of two.  [default: auto]"
+)
 def torrent(file: Path, output: Path | None, announce: str | None, block_size_bytes: int | None) -> None:
     """Make the torrent of FILE, or show one if FILE is a torrent itself.
 
@@ -291,5 +324,3 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("minibit: interrupted", err=True)
         sys.exit(EXIT_INTERRUPTED)
-
-

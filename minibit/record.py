@@ -53,8 +53,10 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Requests(msgspec.Struct, frozen=True, kw_only=True):
-    """Messages of the whole swarm: block requests, those refused, news of blocks, offers of turns, exchanges of whole
-    bitfields, and what went to the tracker."""
+    """Messages of the whole swarm.
+
+    Block requests and those refused, news of blocks, offers of turns, exchanges of whole bitfields, announces.
+    """
 
     block: int = 0
     block_refused: int = 0

@@ -1,11 +1,11 @@
 """Waitress, with every setting chosen on purpose and its reason beside it, and file bytes sent by the kernel.
 
-A ``Server`` owns a bound socket from the moment it is built (so its port is known and kept), answers once it is started,
-and stops in an orderly way: requests under way are finished, then connections are closed.
+A ``Server`` owns a bound socket from the moment it is built (so its port is known and kept), answers once it is
+started, and stops in an orderly way: requests under way are finished, then connections are closed.
 
-A WSGI application that finds ``environ["minibit.file_slice"]`` may yield one such ``FileSlice`` as its body: those bytes
-go from the file to the socket by ``os.sendfile``, paced as the slice says, in the thread that serves the request. The
-body of an application that yields bytes is served by waitress unchanged.
+A WSGI application that finds ``environ["minibit.file_slice"]`` may yield one such ``FileSlice`` as its body: those
+bytes go from the file to the socket by ``os.sendfile``, paced as the slice says, in the thread that serves the request.
+The body of an application that yields bytes is served by waitress unchanged.
 """
 
 import errno

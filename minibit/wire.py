@@ -5,7 +5,7 @@ one raises ``msgspec.ValidationError``, whose text says what was wrong and where
 """
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -28,11 +28,12 @@ Port = Annotated[int, Meta(ge=1, le=65535)]
 PeerId = Annotated[str, Meta(min_length=1, max_length=200)]
 Index = Annotated[int, Meta(ge=0)]
 InfoHashHex = Annotated[str, Meta(pattern=r"^[0-9a-f]{40}$")]
+MessageType = TypeVar("MessageType")
 _INFO_HASH = re.compile(r"[0-9a-f]{40}")
 
 
 class RegisterRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """POST /register: I am here; who else is?"""
+    """POST /register: I am here, tell me of others."""
 
     peer_id: PeerId
     listen_port: Port
@@ -169,6 +170,6 @@ def is_info_hash(text: str) -> bool:
 encode = msgspec.json.Encoder().encode
 
 
-def decoder(message_type: Any) -> msgspec.json.Decoder[Any]:
-    """Return a decoder of one message type; its ``decode`` raises msgspec.DecodeError (or its child ValidationError)."""
+def decoder(message_type: type[MessageType]) -> msgspec.json.Decoder[MessageType]:
+    """Return a decoder of one message type; its ``decode`` raises msgspec.DecodeError or its child ValidationError."""
     return msgspec.json.Decoder(message_type)

@@ -126,7 +126,7 @@ def print_summary(record: "Record") -> None:
         table.add_row(name, value)
     console.print(table)
     groups = {peer.group for peer in record.peers}
-    if len(groups) > 2:  # noqa: PLR2004  more than the seeds and one kind of leecher
+    if len(groups) > 2:
         console.print(_group_table(record.peers))
     for peer in _stuck(record.peers)[:STUCK_SHOWN]:
         console.print(f"[red]{peer.peer_id}[/red]: {peer.failure or peer.waiting_for or 'did not report'}")
@@ -147,23 +147,24 @@ def _title(record: "Record") -> str:
 def _figures(record: "Record") -> list[tuple[str, str]]:
     times = record.completion_time_s
     ledger = record.ledger
-    rows = [
+    split = (ledger.useful_bytes, ledger.duplicate_bytes, ledger.corrupt_bytes, ledger.aborted_bytes)
+    spread = " / ".join(map(_seconds, (times.p50, times.p95, times.max))) if times else "-"
+    goodput, busy, jain = record.goodput_bytes_per_s, record.cpu_busy_fraction, record.fairness_jain
+    return [
         ("everyone has it after (makespan)", _seconds(record.makespan_s)),
-        ("completion time, median / 95 % / max", " / ".join(map(_seconds, (times.p50, times.p95, times.max))) if times else "-"),
+        ("completion time, median / 95 % / max", spread),
         ("first block after (median)", _seconds(record.time_to_first_block_s)),
         ("fluid bound", _bound(record.bound_s, record.makespan_s, record.bound_binding_term)),
         ("store-and-forward bound", _bound(record.store_and_forward_bound_s, record.makespan_s, None)),
-        ("goodput, all leechers together", f"{format_size(record.goodput_bytes_per_s)}/s" if record.goodput_bytes_per_s else "-"),
+        ("goodput, all leechers together", f"{format_size(goodput)}/s" if goodput else "-"),
         ("processor time per GiB delivered", _seconds(record.cpu_s_per_gib)),
-        ("processors busy (whole host)", f"{record.cpu_busy_fraction:.0%}" if record.cpu_busy_fraction is not None else "-"),
+        ("processors busy (whole host)", f"{busy:.0%}" if busy is not None else "-"),
         ("memory per peer, mean / max (PSS)", _memory(record)),
-        ("bytes useful / duplicate / corrupt / aborted", " / ".join(
-            format_size(n) for n in (ledger.useful_bytes, ledger.duplicate_bytes, ledger.corrupt_bytes, ledger.aborted_bytes))),
+        ("bytes useful / duplicate / corrupt / aborted", " / ".join(map(format_size, split))),
         ("messages per delivered block", _messages(record)),
-        ("fairness (Jain: given ÷ taken)", f"{record.fairness_jain:.3f}" if record.fairness_jain is not None else "-"),
+        ("fairness (Jain: given ÷ taken)", f"{jain:.3f}" if jain is not None else "-"),
         ("time to start all processes", _seconds(record.spawn_time_s)),
-    ]  # fmt: skip
-    return rows
+    ]
 
 
 def _seconds(value: float | None) -> str:
@@ -233,7 +234,19 @@ def print_torrent(torrent: "Metainfo") -> None:
 def print_sweep(result: "SweepResult") -> None:
     """Print one row for each size of swarm, and where the files are."""
     table = Table(title="completion time against the number of leechers", title_justify="left")
-    for name in ("leechers", "runs", "valid", "median", "min", "max", "bound", "median ÷ bound", "goodput", "CPU-s/GiB", "busy"):
+    for name in (
+        "leechers",
+        "runs",
+        "valid",
+        "median",
+        "min",
+        "max",
+        "bound",
+        "median ÷ bound",
+        "goodput",
+        "CPU-s/GiB",
+        "busy",
+    ):
         table.add_column(name, justify="right")
     for row in result.rows():
         table.add_row(

@@ -1,4 +1,4 @@
-"""What a session is told (events) and what it asks for (actions): frozen values, so that a run can be logged and replayed.
+"""What a session is told (events) and what it asks for (actions): frozen values, to be logged and replayed.
 
 A neighbour is named by its *key*, ``"ip:port"``. Block sets travel as tuples of indices.
 """
@@ -10,19 +10,19 @@ class Event(msgspec.Struct, frozen=True, tag=True):
     """Something that happened to this peer."""
 
 
-class Started(Event):
+class Started(Event, frozen=True):
     """The peer is up; ``owned`` are the blocks it starts with."""
 
     owned: tuple[int, ...] = ()
 
 
-class BlocksGranted(Event):
+class BlocksGranted(Event, frozen=True):
     """These blocks are mine without a transfer: the tracker of a simulation gave them."""
 
     indices: tuple[int, ...]
 
 
-class PeerSeen(Event):
+class PeerSeen(Event, frozen=True):
     """The tracker or a message named a peer; ``seed`` if it is said to own every block."""
 
     key: str
@@ -30,32 +30,32 @@ class PeerSeen(Event):
     seed: bool = False
 
 
-class TrackerAnswered(Event):
+class TrackerAnswered(Event, frozen=True):
     """The tracker handed out ``num_peers`` others (each a PeerSeen before this) and wants to be asked again by then."""
 
     num_peers: int
     interval_s: float
 
 
-class TrackerFailed(Event):
+class TrackerFailed(Event, frozen=True):
     """The tracker did not answer."""
 
 
-class HavesReceived(Event):
+class HavesReceived(Event, frozen=True):
     """A neighbour acquired these blocks."""
 
     key: str
     indices: tuple[int, ...]
 
 
-class BitfieldReceived(Event):
+class BitfieldReceived(Event, frozen=True):
     """A neighbour owns exactly these blocks: replaces what was known."""
 
     key: str
     indices: tuple[int, ...]
 
 
-class HandshakeAnswered(Event):
+class HandshakeAnswered(Event, frozen=True):
     """A neighbour told its state: whether I may ask it, and whether it understands offers of turns."""
 
     key: str
@@ -63,7 +63,7 @@ class HandshakeAnswered(Event):
     turns: bool
 
 
-class TurnOffered(Event):
+class TurnOffered(Event, frozen=True):
     """A neighbour offers me its uplink: for one block now, or (``standing``) until it refuses."""
 
     key: str
@@ -72,41 +72,41 @@ class TurnOffered(Event):
     rate_bytes_per_s: float | None = None
 
 
-class OfferAnswered(Event):
+class OfferAnswered(Event, frozen=True):
     """A neighbour took or declined the turn I offered."""
 
     key: str
     accepted: bool
 
 
-class ContactFailed(Event):
+class ContactFailed(Event, frozen=True):
     """A message did not get through; ``reachable`` if a server answered that does not know the route."""
 
     key: str
     reachable: bool = False
 
 
-class HavesDelivered(Event):
+class HavesDelivered(Event, frozen=True):
     """A neighbour heard the haves I sent."""
 
     key: str
 
 
-class RequestReceived(Event):
+class RequestReceived(Event, frozen=True):
     """A neighbour asks for a block."""
 
     key: str
     index: int
 
 
-class UploadStalled(Event):
+class UploadStalled(Event, frozen=True):
     """The receiver of a block does not keep up with my uplink."""
 
     key: str
     index: int
 
 
-class UploadEnded(Event):
+class UploadEnded(Event, frozen=True):
     """A block was sent, or (not ``complete``) given up after so many bytes."""
 
     key: str
@@ -116,7 +116,7 @@ class UploadEnded(Event):
     duration_s: float = 0.0
 
 
-class BlockArrived(Event):
+class BlockArrived(Event, frozen=True):
     """A block came, its hash matched, and it is on disk."""
 
     key: str
@@ -125,7 +125,7 @@ class BlockArrived(Event):
     duration_s: float = 0.0
 
 
-class RequestFailed(Event):
+class RequestFailed(Event, frozen=True):
     """A request brought no good block: refused, busy, missing, corrupt, cancelled or lost."""
 
     key: str
@@ -134,7 +134,7 @@ class RequestFailed(Event):
     retry_after_s: float = 0.0
 
 
-class Tick(Event):
+class Tick(Event, frozen=True):
     """Time passed: the session's ``next_wakeup_s`` came."""
 
 
@@ -142,7 +142,7 @@ class Action(msgspec.Struct, frozen=True, tag=True):
     """Something the driver is to do."""
 
 
-class RequestBlock(Action):
+class RequestBlock(Action, frozen=True):
     """Fetch a block from a neighbour and tell it what I acquired."""
 
     key: str
@@ -150,14 +150,14 @@ class RequestBlock(Action):
     haves: tuple[int, ...] = ()
 
 
-class CancelRequest(Action):
+class CancelRequest(Action, frozen=True):
     """Give up a request: the block came from elsewhere."""
 
     key: str
     index: int
 
 
-class OfferTurn(Action):
+class OfferTurn(Action, frozen=True):
     """Tell a neighbour that my uplink is its own for a block (see the event TurnOffered)."""
 
     key: str
@@ -167,24 +167,24 @@ class OfferTurn(Action):
     rate_bytes_per_s: float | None = None
 
 
-class SendHaves(Action):
+class SendHaves(Action, frozen=True):
     """Tell a neighbour what I acquired."""
 
     key: str
     haves: tuple[int, ...]
 
 
-class Handshake(Action):
+class Handshake(Action, frozen=True):
     """Exchange complete bitfields with a neighbour."""
 
     key: str
 
 
-class AskTracker(Action):
+class AskTracker(Action, frozen=True):
     """Announce to the tracker and get more peers."""
 
 
-class Serve(Action):
+class Serve(Action, frozen=True):
     """Send the block that was asked for, as soon as the link has sent the one before."""
 
     key: str
@@ -192,7 +192,7 @@ class Serve(Action):
     haves: tuple[int, ...] = ()
 
 
-class Refuse(Action):
+class Refuse(Action, frozen=True):
     """Answer a request with a refusal: ``reason`` is choked, missing or busy."""
 
     key: str
@@ -200,5 +200,5 @@ class Refuse(Action):
     retry_after_s: float = 0.0
 
 
-class Finish(Action):
+class Finish(Action, frozen=True):
     """The file is complete."""

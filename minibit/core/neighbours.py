@@ -145,7 +145,7 @@ class Uplink:
         """Whether another turn may be offered: the link falls free within ``lead_s`` and nobody else was asked."""
         if len(self.active) + len(self.offers) >= self.max_uploads:
             return False
-        return not self.offers and self.moving() < 2 and self.free_at_s - lead_s <= now_s  # noqa: PLR2004
+        return not self.offers and self.moving() < 2 and self.free_at_s - lead_s <= now_s
 
     def _settle(self, now_s: float) -> None:
         ends = [upload.ends_at_s for upload in self.active if not upload.stalled]

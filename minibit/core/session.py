@@ -7,8 +7,8 @@ Rules that hold at every moment:
 - Calls come one at a time (the driver holds a lock), with ``now_s`` never falling.
 - The uplink serves by *turns*. A limited uplink offers one neighbour at a time the next block, ahead of the end of the
   block before; the receiver chooses the block when the offer comes, so the choice rests on what it knows then. An
-  unlimited uplink gives each unchoked neighbour a standing turn. A client that does not know turns asks, is told when to
-  come back, and finds its turn kept.
+  unlimited uplink gives each unchoked neighbour a standing turn. A client that does not know turns asks, is told when
+  to come back, and finds its turn kept.
 - Tit-for-tat decides who is unchoked; turns go round among those in order of who waited longest.
 - A block counts as owned when the driver says it arrived, which it does once the hash matched and it was written.
 """
@@ -178,7 +178,7 @@ class Session:
     def _drop_one(self, now_s: float) -> bool:
         """Make room for a new neighbour where one cannot be reached or was banned."""
         for key, neighbour in self.neighbours.items():
-            if neighbour.banned or neighbour.retry_at_s > now_s and key not in self.ledger:
+            if neighbour.banned or (neighbour.retry_at_s > now_s and key not in self.ledger):
                 self.forget(key)
                 return True
         return False
@@ -442,7 +442,7 @@ class Session:
 
     def _may_serve(self, neighbour: Neighbour, *, holds_turn: bool, now_s: float) -> bool:
         # Two: its next request may overtake the news that the block before has left.
-        if self.uplink.uploads_to(neighbour.key) >= 2 or len(self.uplink.active) >= self.uplink.max_uploads:  # noqa: PLR2004
+        if self.uplink.uploads_to(neighbour.key) >= 2 or len(self.uplink.active) >= self.uplink.max_uploads:
             return False
         return holds_turn or not self.uplink.takes_turns or self.uplink.has_room(now_s, 0.0)
 
@@ -607,7 +607,7 @@ class Session:
     # ------------------------------------------------------------------ for those who look in from outside
 
     def takes_turn(self, key: str, actions: Sequence[ev.Action]) -> bool:
-        """Whether these actions, the answer to this neighbour's offer, take it up: now, or (standing) when there is room.
+        """Whether these actions, the answer to this neighbour's offer, take it up: now, or (standing) later.
 
         One that does not will be told of more to ask for.
         """

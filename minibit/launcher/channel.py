@@ -18,14 +18,14 @@ class Message(msgspec.Struct, frozen=True, tag=True):
     """Something said over a channel."""
 
 
-class TrackerSpec(Message):
+class TrackerSpec(Message, frozen=True):
     """What a tracker child is to be."""
 
     name: str
     rng_seed: int
 
 
-class PeerSpecMessage(Message):
+class PeerSpecMessage(Message, frozen=True):
     """What a peer child is to be; ``directory`` holds its file."""
 
     peer_id: str
@@ -44,63 +44,74 @@ class PeerSpecMessage(Message):
     rng_seed: int
 
 
-class Ready(Message):
+class Ready(Message, frozen=True):
     """Child: bound, listening, file verified."""
 
     port: int
 
 
-class Go(Message):
+class Go(Message, frozen=True):
     """Launcher: start at this CLOCK_MONOTONIC time (each child after its own delay); tell progress so often."""
 
     at_s: float
     progress_every_s: float
 
 
-class Progress(Message):
+class Progress(Message, frozen=True):
     """Child: so many blocks are owned."""
 
     blocks_owned: int
 
 
-class Complete(Message):
+class Complete(Message, frozen=True):
     """Child: the last block was on disk at this time."""
 
     at_s: float
 
 
-class Failed(Message):
+class Failed(Message, frozen=True):
     """Child: this ended it early."""
 
     error: str
 
 
-class Measure(Message):
-    """Launcher: how much CPU time since the start signal?"""
+class Measure(Message, frozen=True):
+    """Launcher: tell how much CPU time you took since the start signal."""
 
 
-class Measured(Message):
+class Measured(Message, frozen=True):
     """Child: so much; None where a process is shared (threads)."""
 
     cpu_s: float | None
 
 
-class AskReport(Message):
+class AskReport(Message, frozen=True):
     """Launcher: settle, then account for the run."""
 
 
-class Report(Message):
+class Report(Message, frozen=True):
     """Child: its account."""
 
     report: PeerReport | None
 
 
-class Stop(Message):
+class Stop(Message, frozen=True):
     """Launcher: leave the swarm and end."""
 
 
 Anything = (
-    TrackerSpec | PeerSpecMessage | Ready | Go | Progress | Complete | Failed | Measure | Measured | AskReport | Report | Stop
+    TrackerSpec
+    | PeerSpecMessage
+    | Ready
+    | Go
+    | Progress
+    | Complete
+    | Failed
+    | Measure
+    | Measured
+    | AskReport
+    | Report
+    | Stop
 )
 _decode = msgspec.json.Decoder(Anything).decode
 _encode = msgspec.json.Encoder().encode

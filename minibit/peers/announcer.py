@@ -1,6 +1,6 @@
 """What a peer says to the tracker, and what it learns from it."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import requests
@@ -10,6 +10,7 @@ from minibit import wire
 from minibit.errors import TrackerError
 
 TIMEOUT_S = 10.0
+Decoded = TypeVar("Decoded")
 _register_answer = wire.decoder(wire.RegisterAnswer)
 _peers_answer = wire.decoder(wire.PeersAnswer)
 
@@ -23,7 +24,7 @@ class _FromAddress(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """Build the pool with the source address."""
-        super().init_poolmanager(*args, source_address=(self._source_host, 0), **kwargs)  # type: ignore[no-untyped-call]
+        super().init_poolmanager(*args, source_address=(self._source_host, 0), **kwargs)
 
 
 class Announcer:
@@ -40,13 +41,13 @@ class Announcer:
         """POST /register."""
         body = wire.encode(request)
         answer = self._call("POST", wire.REGISTER, data=body, headers={"Content-Type": wire.JSON})
-        return self._decoded(_register_answer, answer)  # type: ignore[no-any-return]
+        return self._decoded(_register_answer, answer)
 
     def peers(self, peer_id: str, *, info_hash: str | None, numwant: int | None = None) -> wire.PeersAnswer:
         """GET /peers."""
         params = {"peer_id": peer_id, "info_hash": info_hash, "numwant": numwant}
         answer = self._call("GET", wire.PEERS, params={k: v for k, v in params.items() if v is not None})
-        return self._decoded(_peers_answer, answer)  # type: ignore[no-any-return]
+        return self._decoded(_peers_answer, answer)
 
     def close(self) -> None:
         """Close the connection."""
@@ -61,7 +62,7 @@ class Announcer:
             raise TrackerError(f"the tracker at {self.url} answered {response.status_code}: {_message(response)}")
         return response
 
-    def _decoded(self, decoder: msgspec.json.Decoder[Any], response: requests.Response) -> Any:
+    def _decoded(self, decoder: msgspec.json.Decoder[Decoded], response: requests.Response) -> Decoded:
         try:
             return decoder.decode(response.content)
         except msgspec.DecodeError as error:

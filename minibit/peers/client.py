@@ -1,8 +1,8 @@
 """One peer's HTTP connections to others: pooled, kept alive, read straight into a buffer.
 
-``http.client`` is what requests and urllib3 stand on; here it is used directly because its response reads into a caller's
-buffer (one copy fewer for every block) and because messages between peers are many and small. Every failure leaves as
-``RemotePeerError``.
+``http.client`` is what requests and urllib3 stand on; here it is used directly because its response reads into a
+caller's buffer (one copy fewer for every block) and because messages between peers are many and small. Every failure
+leaves as ``RemotePeerError``.
 """
 
 import http.client
@@ -41,7 +41,7 @@ class BlockStream:
     def read_into(
         self, view: memoryview, on_read: Callable[[int, memoryview], None], *, read_bytes: int | None = None
     ) -> int:
-        """Fill ``view``, calling ``on_read(n_bytes, part)`` after each part; return the bytes read, fewer at its end."""
+        """Fill ``view``, calling ``on_read(n_bytes, part)`` after each part; return the bytes read."""
         filled = 0
         while filled < len(view):
             part = view[filled : filled + (read_bytes or READ_BYTES)]

@@ -43,7 +43,13 @@ def run_peer(
     if not url.startswith("http://"):
         raise UsageError(f"the tracker must be an http:// address, not {url!r}")
     peer = Peer.for_file(
-        described, directory, peer_id=peer_id or default_peer_id(), seed=seed, tracker_url=url, progress=verifying, **options
+        described,
+        directory,
+        peer_id=peer_id or default_peer_id(),
+        seed=seed,
+        tracker_url=url,
+        progress=verifying,
+        **options,
     )
     leave = threading.Event()
     _on_signals(leave)

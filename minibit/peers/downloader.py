@@ -2,7 +2,7 @@
 
 import logging
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from minibit.peers.peer import Peer
 
 log = logging.getLogger(__name__)
+Answered = TypeVar("Answered")
 
 SIMULATED_BLOCK_MAX_BYTES = 64 * 1024
 _REASONS = {403: "refused", 404: "missing", 503: "busy"}
@@ -52,7 +53,9 @@ class Downloader:
         """Do one thing and tell the session how it ended."""
         match action:
             case ev.RequestBlock():
-                self._request_block(action)
+                following: ev.RequestBlock | None = action
+                while following:
+                    following = self._request_block(following)
             case ev.CancelRequest():
                 self._cancelled.add((action.key, action.index))
             case ev.OfferTurn():
@@ -68,16 +71,15 @@ class Downloader:
 
     # ------------------------------------------------------------------ blocks
 
-    def _request_block(self, action: ev.RequestBlock) -> None:
+    def _request_block(self, action: ev.RequestBlock) -> ev.RequestBlock | None:
+        """Fetch one block; return the next one for this thread to fetch, if there is."""
         peer = self._peer
-        body = wire.encode(
-            wire.BlockRequest(action.index, peer.peer_id, peer.public_port, list(action.haves))
-        )
+        body = wire.encode(wire.BlockRequest(action.index, peer.peer_id, peer.public_port, list(action.haves)))
         peer.meters.counted("block")
         begun_at_s = peer.clock()
         try:
             with peer.client.fetch(action.key, wire.REQUEST_BLOCK, body) as stream:
-                if stream.status == 200:  # noqa: PLR2004  HTTP
+                if stream.status == 200:
                     outcome = self._receive(action, stream, begun_at_s)
                 else:
                     outcome = [self._refused(action, stream.status, stream.body())]
@@ -86,10 +88,10 @@ class Downloader:
             outcome = [ev.RequestFailed(action.key, action.index, "lost")]
         except StorageError as error:
             peer.fail(error)
-            return
+            return None
         finally:
             self._cancelled.discard((action.key, action.index))
-        peer.driver.feed(*outcome)
+        return peer.driver.feed_and_go_on(*outcome)
 
     def _refused(self, action: ev.RequestBlock, status: int, body: bytes) -> ev.Event:
         self._peer.meters.counted("block_refused")
@@ -186,19 +188,17 @@ class Downloader:
         answer = self._exchange("handshake", key, wire.HAVE_BLOCKS_INFO, message, _handshake_reply)
         if answer and len(answer.blocks_info) == peer.total_blocks:
             owned = tuple(index for index, flag in enumerate(answer.blocks_info) if flag)
-            peer.driver.feed(
-                ev.BitfieldReceived(key, owned), ev.HandshakeAnswered(key, answer.unchoked, answer.turns)
-            )
+            peer.driver.feed(ev.BitfieldReceived(key, owned), ev.HandshakeAnswered(key, answer.unchoked, answer.turns))
 
     def _exchange(
-        self, kind: str, key: str, path: str, message: msgspec.Struct, decoder: msgspec.json.Decoder[msgspec.Struct]
-    ) -> "msgspec.Struct | None":
+        self, kind: str, key: str, path: str, message: msgspec.Struct, decoder: msgspec.json.Decoder[Answered]
+    ) -> Answered | None:
         """Post a message; return the decoded answer, or None after telling the session that there is none."""
         peer = self._peer
         peer.meters.counted(kind)
         try:
             answer = peer.client.post(key, path, wire.encode(message))
-            if answer.status == 200:  # noqa: PLR2004  HTTP
+            if answer.status == 200:
                 return decoder.decode(answer.body)
             peer.driver.feed(ev.ContactFailed(key, reachable=True))
         except (RemotePeerError, msgspec.DecodeError) as error:

@@ -1,14 +1,14 @@
 """Carries a session into the world: one lock, one clock, and threads that do what it asks.
 
-The lock is held for every call of the session, which also draws the time and, if wanted, logs the event: so the log holds
-exactly what the session saw, in order, and can be replayed. Nothing slow happens under the lock. Long actions (blocks)
-and short ones (offers, haves, the tracker) have a pool each, so that a block never stands before an offer.
+The lock is held for every call of the session, which also draws the time and, if wanted, logs the event: so the log
+holds exactly what the session saw, in order, and can be replayed. Nothing slow happens under the lock. Long actions
+(blocks) and short ones (offers, haves, the tracker) have a pool each, so that a block never stands before an offer.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -31,8 +31,8 @@ class LoggedEvent(msgspec.Struct, frozen=True):
 class Driver:
     """Feeds events to a session and hands its actions to ``carry_out`` on a thread.
 
-    ``on_action(action)`` runs in a pool; the actions Serve and Refuse are answers to the event that was fed and are only
-    returned.
+    ``on_action(action)`` runs in a pool; the actions Serve and Refuse are answers to the event that was fed and are
+    only returned.
     """
 
     def __init__(self, session: Session, on_action: Callable[[ev.Action], None], *, log_events: bool = False) -> None:
@@ -70,6 +70,22 @@ class Driver:
 
     def feed(self, *events: ev.Event) -> list[ev.Action]:
         """Tell the session what happened, as one moment; set in motion what it asks for, and return that too."""
+        actions = self._handle(events)
+        for action in actions:
+            self._set_in_motion(action)
+        return actions
+
+    def feed_and_go_on(self, *events: ev.Event) -> ev.RequestBlock | None:
+        """Like ``feed``, but return one download for the calling thread to do, which just ended one and is awake."""
+        mine = None
+        for action in self._handle(events):
+            if mine is None and isinstance(action, ev.RequestBlock):
+                mine = action
+            else:
+                self._set_in_motion(action)
+        return mine
+
+    def _handle(self, events: Iterable[ev.Event]) -> list[ev.Action]:
         with self.lock:
             now_s = time.monotonic()
             actions: list[ev.Action] = []
@@ -78,8 +94,6 @@ class Driver:
                     self.log.append(LoggedEvent(now_s, event))
                 actions += self.session.handle(event, now_s)
             wakeup_s = self.session.next_wakeup_s(now_s)
-        for action in actions:
-            self._set_in_motion(action)
         self._wake_by(wakeup_s)
         return actions
 

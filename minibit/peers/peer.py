@@ -147,7 +147,14 @@ class Peer:
 
     @classmethod
     def for_file(
-        cls, metainfo: Metainfo, directory: Path, *, peer_id: str, seed: bool = False, fsync: bool = True, **options: Any
+        cls,
+        metainfo: Metainfo,
+        directory: Path,
+        *,
+        peer_id: str,
+        seed: bool = False,
+        fsync: bool = True,
+        **options: Any,
     ) -> Self:
         """Return a peer of a real file in ``directory``; it starts from what is on disk and sound.
 
@@ -200,7 +207,8 @@ class Peer:
         add(wire.REQUEST_BLOCK, view_func=self.request_block_handler, methods=["POST"])
         add(wire.HAVE_BLOCKS_INFO, view_func=self.have_blocks_info_handler, methods=["POST"])
         add(wire.ANNOUNCE_BLOCK, view_func=self.announce_block_handler, methods=["POST"])
-        self.app.wsgi_app = in_front_of(self.app.wsgi_app, self._routes)  # type: ignore[method-assign]
+        # Flask's own way to put middleware before it; its type is that of the method.
+        self.app.wsgi_app = in_front_of(self.app.wsgi_app, self._routes)  # type: ignore[method-assign,assignment]
 
     def request_block_handler(self) -> Response:
         """POST /request_block: the block named, or why not (400, 403, 404, 503)."""
@@ -251,7 +259,7 @@ class Peer:
             self.blocks_owned[index] = True
 
     def run(self) -> None:
-        """Join the swarm, trade until the file is complete, then serve on for ``linger_s``. Raises what ended it early."""
+        """Join the swarm, trade until the file is complete, serve on for ``linger_s``. Raises what ended it early."""
         self.join()
         self.wait_complete()
         if self.error is None:
@@ -409,7 +417,7 @@ class Peer:
         self.blocks_owned.mark(index)
         self._owned_count += 1
 
-    def _set_owned(self, index: int, owned: bool) -> None:  # noqa: FBT001  what a list's item is set to
+    def _set_owned(self, index: int, owned: bool) -> None:
         with self.driver.lock:
             if owned:
                 self.storage.write(index, memoryview(self.storage.read(index)))

@@ -70,11 +70,8 @@ class Routes:
             request = _block_request.decode(body)
         except msgspec.DecodeError as error:
             return self._error(400, str(error))
-        total = peer.total_blocks
-        if request.block_index >= total:
-            return self._error(400, f"block_index {request.block_index} is not within 0 to {total - 1}")
-        if not _in_range(request.block_indices, total):
-            return self._error(400, f"block_indices holds an index beyond {total - 1}")
+        if not _in_range((request.block_index, *request.block_indices), peer.total_blocks):
+            return self._error(400, f"block_index {request.block_index} is not within 0 to {peer.total_blocks - 1}")
         key = peer.resolve(request.sender_id, remote_ip, request.listen_port)
         if key is None:
             return self._error(403, f"unknown sender {request.sender_id!r}: say POST /have_blocks_info first")
@@ -84,9 +81,7 @@ class Routes:
         if isinstance(answer, ev.Refuse):
             return self._refusal(answer, request.block_index)
         upload = _Upload(peer, key, request.block_index)
-        if raw:
-            return upload.raw(answer.haves, file_slice)
-        return upload.as_json()
+        return upload.raw(answer.haves, file_slice) if raw else upload.as_json()
 
     def _refusal(self, answer: ev.Refuse, index: int) -> Reply:
         status = _REFUSALS[answer.reason]
@@ -281,5 +276,3 @@ def in_front_of(flask_app: WSGIApplication, routes: Routes) -> WSGIApplication:
 
 def _body(environ: dict[str, Any]) -> bytes:
     return bytes(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)))
-
-

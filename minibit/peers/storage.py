@@ -108,8 +108,10 @@ class FileStorage:
                 return owned
             self.close()
             if self._seed:
-                raise StorageError(f"{self.path} is not the file that the torrent describes: "
-                                   f"{len(owned)} of {self.geometry.num_blocks} blocks match")
+                raise StorageError(
+                    f"{self.path} is not the file that the torrent describes: "
+                    f"{len(owned)} of {self.geometry.num_blocks} blocks match"
+                )
             raise StorageError(f"{self.path} exists and is not the file that the torrent describes; move it away")
         return self._open_part(progress)
 

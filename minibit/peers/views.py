@@ -38,7 +38,7 @@ class OwnedBlocks(list[bool]):
         raise TypeError("the number of blocks cannot change")
 
     append = extend = insert = pop = remove = clear = sort = reverse = _fixed
-    __delitem__ = __iadd__ = __imul__ = _fixed  # type: ignore[assignment]
+    __delitem__ = __iadd__ = __imul__ = _fixed
 
     def __reduce_ex__(self, _protocol: SupportsIndex) -> Any:
         """Copy and pickle as a plain list."""

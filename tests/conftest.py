@@ -1,0 +1,104 @@
+"""What tests of several files share: a tracker, a small real file, peers that are stopped whatever happens."""
+
+import http.client
+import json
+import random
+import threading
+import time
+from typing import NamedTuple
+
+import pytest
+
+from minibit import metainfo
+from minibit.peers import Peer
+from minibit.tracker import TrackerApp
+
+DEADLINE_S = 20.0
+BLOCK_BYTES = 16 * 1024
+SOURCE_BYTES = 8 * BLOCK_BYTES + 5000  # nine blocks, the last one short
+
+
+class Answer(NamedTuple):
+    """One HTTP answer."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def json(self):
+        return json.loads(self.body)
+
+
+def _wait_until(condition, what, *, timeout_s=DEADLINE_S):
+    deadline_s = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline_s, f"waited {timeout_s} s for {what}"
+        threading.Event().wait(0.005)
+    return value
+
+
+@pytest.fixture
+def wait_until():
+    """Return ``wait_until(condition, what, timeout_s=20)``: the condition's first true value, or a failed test."""
+    return _wait_until
+
+
+@pytest.fixture
+def tracker():
+    """Return a tracker that serves on a free loopback port and gives nobody any initial blocks."""
+    app = TrackerApp("127.0.0.1", 0, initial_blocks="none", rng_seed=1)
+    app.start()
+    yield app
+    app.stop()
+
+
+@pytest.fixture
+def make_file(tmp_path):
+    """Return ``make_file(size_bytes)``: a reproducible file in a folder of its own, and its torrent."""
+
+    def make(size_bytes=SOURCE_BYTES, name="content.bin", block_size_bytes=BLOCK_BYTES):
+        path = tmp_path / "source" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(random.Random(size_bytes).randbytes(size_bytes))
+        return path, metainfo.create(path, block_size_bytes=block_size_bytes)
+
+    return make
+
+
+@pytest.fixture
+def start_peer(tracker):
+    """Return ``start_peer(torrent, folder, peer_id, …)``: a peer of a real file that has joined the tracker's swarm."""
+    started = []
+
+    def start(torrent, folder, peer_id, *, join=True, **options):
+        peer = Peer.for_file(
+            torrent, folder, peer_id=peer_id, fsync=False, tracker_url=tracker.url, port=0, rng_seed=1, **options
+        )
+        started.append(peer)
+        if join:
+            peer.join()
+        else:
+            peer.start_listening_for_peers()
+        return peer
+
+    yield start
+    for peer in started:
+        peer.stop()
+
+
+@pytest.fixture
+def post():
+    """Return ``post(port, path, message)``: POST JSON from 127.0.0.1 (or ``source_ip``) and return the Answer."""
+
+    def send(port, path, message, *, accept="*/*", source_ip="127.0.0.1"):
+        body = message if isinstance(message, bytes) else json.dumps(message).encode()
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_S, source_address=(source_ip, 0))
+        try:
+            connection.request("POST", path, body, {"Content-Type": "application/json", "Accept": accept})
+            response = connection.getresponse()
+            return Answer(response.status, response.headers, response.read())
+        finally:
+            connection.close()
+
+    return send
