@@ -299,9 +299,7 @@ def test_a_liar_that_keeps_offering_turns_is_asked_no_more_after_a_few(
 
 
 @pytest.mark.parametrize("lie", [_hang, _hang_in_the_body], ids=["before the answer", "in the body"])
-def test_a_neighbour_that_hangs_holds_up_neither_the_file_nor_the_end(
-    lie, make_file, tmp_path, start_peer, start_liar
-):
+def test_a_neighbour_that_hangs_holds_up_neither_the_file_nor_the_end(lie, make_file, tmp_path, start_peer, start_liar):
     """End game asks somebody else for the block; stopping does not wait for a time-out of the network."""
     source, torrent = make_file(20 * BLOCK)
     liar = start_liar(torrent, lie)

@@ -227,7 +227,9 @@ def test_bad_bitfields_are_refused_and_change_nothing(peer, call, message, ip, s
 def test_announced_blocks_are_marked(peer, call):
     """One block as in the specification, or several in one message."""
     assert call("/announce_block", {"block_index": 4, "sender_id": "friend"}).json["status"] == "success"
-    assert call("/announce_block", {"block_index": 6, "sender_id": "friend", "block_indices": [7, 11]}).status_code == 200
+    assert (
+        call("/announce_block", {"block_index": 6, "sender_id": "friend", "block_indices": [7, 11]}).status_code == 200
+    )
     flags = peer.known_peers["127.0.0.1:50001"]["blocks_info"]
     assert [index for index, flag in enumerate(flags) if flag] == [4, 6, 7, 11]
 

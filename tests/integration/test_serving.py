@@ -297,7 +297,9 @@ def stock_waitress(app):
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     sockets = {}
-    server = waitress.create_server(app, sockets=[sock], ident="minibit", map=sockets, clear_untrusted_proxy_headers=False)
+    server = waitress.create_server(
+        app, sockets=[sock], ident="minibit", map=sockets, clear_untrusted_proxy_headers=False
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -318,9 +320,13 @@ CASES = "empty one known-length chunked too-long no-content write file-wrapper e
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_bodies_of_bytes_are_answered_exactly_as_stock_waitress_does(version):
     """The channel is extended for one type of body only: for all others every byte on the wire stays waitress's."""
-    requests = [f"GET /{case} HTTP/{version}\r\nHost: x\r\nConnection: close\r\n\r\n".encode() for case in CASES.split()]
+    requests = [
+        f"GET /{case} HTTP/{version}\r\nHost: x\r\nConnection: close\r\n\r\n".encode() for case in CASES.split()
+    ]
     requests.append(f"HEAD /head HTTP/{version}\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-    requests.append(f"POST /echo HTTP/{version}\r\nHost: x\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc".encode())
+    requests.append(
+        f"POST /echo HTTP/{version}\r\nHost: x\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc".encode()
+    )
     requests.append(b"nonsense\r\n\r\n")
     with served(_bytes_app) as ours, stock_waitress(_bytes_app) as stock_port:
         for request in requests:
