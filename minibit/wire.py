@@ -28,6 +28,8 @@ Port = Annotated[int, Meta(ge=1, le=65535)]
 PeerId = Annotated[str, Meta(min_length=1, max_length=200)]
 Index = Annotated[int, Meta(ge=0)]
 InfoHashHex = Annotated[str, Meta(pattern=r"^[0-9a-f]{40}$")]
+# What decoding may raise: not JSON or wrong fields; text that is not UTF-8; thousands of open brackets.
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 MessageType = TypeVar("MessageType")
 _INFO_HASH = re.compile(r"[0-9a-f]{40}")
 
@@ -171,5 +173,5 @@ encode = msgspec.json.Encoder().encode
 
 
 def decoder(message_type: type[MessageType]) -> msgspec.json.Decoder[MessageType]:
-    """Return a decoder of one message type; its ``decode`` raises msgspec.DecodeError or its child ValidationError."""
+    """Return a decoder of one message type; its ``decode`` raises one of ``MALFORMED``."""
     return msgspec.json.Decoder(message_type)

@@ -59,11 +59,12 @@ class Geometry:
 
 
 def mask_of(indices: Iterable[int]) -> int:
-    """Return the set of these block indices as an integer."""
-    mask = 0
-    for index in indices:
-        mask |= 1 << index
-    return mask
+    """Return the set of these block indices as an integer; linear in the number and the largest of them."""
+    members = tuple(indices)
+    bits = bytearray(max(members, default=-1) // 8 + 1)
+    for index in members:
+        bits[index >> 3] |= 1 << (index & 7)
+    return int.from_bytes(bits, "little")
 
 
 def mask_of_bools(flags: Sequence[bool]) -> int:
@@ -78,10 +79,10 @@ def bools_of(mask: int, size: int) -> list[bool]:
 
 def indices_of(mask: int) -> Iterator[int]:
     """Yield the block indices of a set in rising order."""
-    while mask:
-        lowest = mask & -mask
-        yield lowest.bit_length() - 1
-        mask ^= lowest
+    for position, byte in enumerate(mask.to_bytes((mask.bit_length() + 7) // 8, "little")):
+        for bit in range(8) if byte else ():
+            if byte >> bit & 1:
+                yield 8 * position + bit
 
 
 def full_mask(size: int) -> int:

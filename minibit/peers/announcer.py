@@ -65,7 +65,7 @@ class Announcer:
     def _decoded(self, decoder: msgspec.json.Decoder[Decoded], response: requests.Response) -> Decoded:
         try:
             return decoder.decode(response.content)
-        except msgspec.DecodeError as error:
+        except wire.MALFORMED as error:
             raise TrackerError(f"the tracker at {self.url} answered something else: {error}") from error
 
 

@@ -98,7 +98,7 @@ class Downloader:
         retry_after_s = 0.0
         try:
             retry_after_s = _refusal.decode(body).retry_after_s or 0.0
-        except msgspec.DecodeError:
+        except wire.MALFORMED:
             log.debug("%s refuses in words of its own: %r", action.key, body[:200])
         return ev.RequestFailed(action.key, action.index, _REASONS.get(status, "lost"), retry_after_s)
 
@@ -201,7 +201,7 @@ class Downloader:
             if answer.status == 200:
                 return decoder.decode(answer.body)
             peer.driver.feed(ev.ContactFailed(key, reachable=True))
-        except (RemotePeerError, msgspec.DecodeError) as error:
+        except (RemotePeerError, *wire.MALFORMED) as error:
             log.info("%s to %s: %s", kind, key, error)
             peer.driver.feed(ev.ContactFailed(key))
         return None

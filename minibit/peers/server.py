@@ -68,7 +68,7 @@ class Routes:
         peer = self._peer
         try:
             request = _block_request.decode(body)
-        except msgspec.DecodeError as error:
+        except wire.MALFORMED as error:
             return self._error(400, str(error))
         if not _in_range((request.block_index, *request.block_indices), peer.total_blocks):
             return self._error(400, f"block_index {request.block_index} is not within 0 to {peer.total_blocks - 1}")
@@ -102,7 +102,7 @@ class Routes:
         peer = self._peer
         try:
             message = _have_blocks.decode(body)
-        except msgspec.DecodeError as error:
+        except wire.MALFORMED as error:
             return _plain_error(400, str(error))
         if len(message.blocks_info) != peer.total_blocks:
             return _plain_error(400, f"blocks_info has {len(message.blocks_info)} entries, not {peer.total_blocks}")
@@ -122,7 +122,7 @@ class Routes:
         peer = self._peer
         try:
             message = _announce.decode(body)
-        except msgspec.DecodeError as error:
+        except wire.MALFORMED as error:
             return _plain_error(400, str(error))
         indices = (message.block_index, *message.block_indices)
         if not _in_range(indices, peer.total_blocks):
@@ -139,7 +139,7 @@ class Routes:
         peer = self._peer
         try:
             message = _offer.decode(body)
-        except msgspec.DecodeError as error:
+        except wire.MALFORMED as error:
             return _plain_error(400, str(error))
         if not _in_range(message.block_indices, peer.total_blocks):
             return _plain_error(400, f"block_indices holds an index beyond {peer.total_blocks - 1}")

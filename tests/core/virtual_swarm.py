@@ -2,8 +2,8 @@
 
 Uplinks send one block after another at their rate; every message takes ``latency_s``. A receiver with a limited
 downlink takes longer: what it has not taken when the link has sent the block waits in a buffer and holds nobody up.
-Nothing is random but the sessions' own seeded choices, so a run repeats exactly. Its figures are simulated: they test
-policy, they are no result.
+Nothing is random but the seeded choices of the sessions and of the tracker, so a run repeats exactly. Its figures are
+simulated: they test policy, they are no result.
 """
 
 import heapq
@@ -99,6 +99,7 @@ class VirtualSwarm:
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self._transfers: list[Transfer] = []
+        self._rng = Random(f"{rng_seed}/tracker")
         downloads = [None, *(download_rates or [None] * len(leecher_rates))]
         delays = [0.0, *(start_delays_s or [0.0] * len(leecher_rates))]
         self.peers: dict[str, VirtualPeer] = {}
@@ -228,9 +229,10 @@ class VirtualSwarm:
 
     def _answer_as_tracker(self, peer: VirtualPeer) -> None:
         others = [key for key in self.registered if key != peer.key]
+        others = self._rng.sample(others, min(NUMWANT, len(others)))
         if peer.key not in self.registered:
             self.registered.append(peer.key)
-        seen = [ev.PeerSeen(key, key, seed=key == self.seed.key) for key in others[:NUMWANT]]
+        seen = [ev.PeerSeen(key, key, seed=key == self.seed.key) for key in others]
         self.later(lambda: self.feed(peer, *seen, ev.TrackerAnswered(len(seen), TRACKER_INTERVAL_S)))
 
     def _shake(self, peer: VirtualPeer, other: VirtualPeer) -> None:
@@ -242,7 +244,7 @@ class VirtualSwarm:
     def _offer(self, sender: VirtualPeer, receiver: VirtualPeer, offer: ev.OfferTurn) -> None:
         turn = ev.TurnOffered(sender.key, offer.standing, offer.suggest, offer.rate_bytes_per_s)
         actions = self.feed(receiver, ev.HavesReceived(sender.key, offer.haves), turn)
-        accepted = any(isinstance(a, ev.RequestBlock) and a.key == sender.key for a in actions)
+        accepted = receiver.session.takes_turn(sender.key, actions)
         haves = () if accepted else self._take_haves(receiver, sender.key)
         answers = [ev.HavesReceived(receiver.key, haves)] if haves else []
         self.later(lambda: self.feed(sender, *answers, ev.OfferAnswered(receiver.key, accepted)))

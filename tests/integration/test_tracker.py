@@ -477,7 +477,7 @@ def test_run_binds_every_address_and_blocks_until_stop(tracker):
     """The seed's main program: build it, call run()."""
     thread = threading.Thread(target=tracker.run)
     thread.start()
-    wait_for(lambda: tracker.port, "the tracker to be bound")
+    wait_for(lambda: tracker._server, "the tracker to serve")
     assert tracker._server.host == "0.0.0.0"
     with requests.Session() as session:
         assert session.get(f"http://127.0.0.2:{tracker.port}/stats", timeout=DEADLINE_S).status_code == 200
