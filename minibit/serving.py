@@ -102,10 +102,10 @@ class _JsonErrorTask(ErrorTask):
 class SendfileChannel(HTTPChannel):
     """A waitress channel whose serving thread writes: a ``FileSlice`` by ``os.sendfile``, the rest at the task's end.
 
-    Waitress's loop keeps out of it while a request is served. Its own rule (write whenever something is buffered) makes
-    it spin: until the task ends there is too little to send, or the buffer is locked, and it looks again at once, taking
-    the interpreter lock from the thread it waits for, for 5 ms each time (measured, 16 connections and 2 threads:
-    105-200 small answers a second so, 2,000 without).
+    Waitress's loop keeps out of it while a request is served. Its own rule (write whenever something is buffered)
+    makes it spin: until the task ends there is too little to send, or the buffer is locked, and it looks again at once,
+    taking the interpreter lock from the thread it waits for, for 5 ms each time (measured, 16 connections and 2
+    threads: 105-200 small answers a second so, 2,000 without).
     """
 
     task_class = _PromptTask

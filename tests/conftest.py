@@ -1,5 +1,6 @@
 """What tests of several files share: a tracker, a small real file, peers that are stopped whatever happens."""
 
+import contextlib
 import http.client
 import json
 import random
@@ -69,22 +70,21 @@ def make_file(tmp_path):
 @pytest.fixture
 def start_peer(tracker):
     """Return ``start_peer(torrent, folder, peer_id, …)``: a peer of a real file that has joined the tracker's swarm."""
-    started = []
+    started = contextlib.ExitStack()
 
     def start(torrent, folder, peer_id, *, join=True, **options):
         peer = Peer.for_file(
             torrent, folder, peer_id=peer_id, fsync=False, tracker_url=tracker.url, port=0, rng_seed=1, **options
         )
-        started.append(peer)
+        started.callback(peer.stop)
         if join:
             peer.join()
         else:
             peer.start_listening_for_peers()
         return peer
 
-    yield start
-    for peer in started:
-        peer.stop()
+    with started:
+        yield start
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ DEFAULT_PEER_TTL_S = 120.0
 REGISTRATIONS_PER_TTL = 4  # a peer may lose three in a row and is still listed
 LOOPBACK = "127.0.0.1"
 OTHER_ROUTES = "other"
-# A handler computes and never waits, so more threads bring no parallelism (1, 2, 4, 8 threads with 16 connections asking
-# for peers: 2,135, 2,056, 2,144, 2,066 requests/s); a few keep one long answer from holding up the short ones.
+# A handler computes and never waits, so more threads bring no parallelism (1, 2, 4, 8 threads with 16 connections
+# asking for peers: 2,135, 2,056, 2,144, 2,066 requests/s); a few keep one long answer from holding up the short ones.
 DEFAULT_THREADS = 4
 SPARE_DESCRIPTORS = 64  # beside the connections: the listening socket, the trigger pipe, logs, modules being read
 MAX_CONNECTIONS = 16384

@@ -114,7 +114,9 @@ def _open_descriptors():
     return list(Path("/proc/self/fd").iterdir())
 
 
-def test_a_tracker_that_dies_in_mid_swarm_stops_nobody(make_file, tmp_path, start_peer, tracker, wait_until, caplog):
+def test_a_tracker_that_dies_in_mid_swarm_stops_nobody(  # noqa: PLR0917  fixtures
+    make_file, tmp_path, start_peer, tracker, wait_until, caplog
+):
     """Peers that know each other need no tracker; its absence is a warning in one line, never a traceback."""
     source, torrent = make_file(20 * BLOCK)
     start_peer(torrent, source.parent, "seed", seed=True, upload_rate_bytes_per_s=400_000)
@@ -261,7 +263,7 @@ def test_a_neighbour_that_sends_bad_blocks_is_asked_no_more_after_a_few(
     lie, make_file, tmp_path, start_peer, start_liar
 ):
     """Its blocks are discarded and counted, the file comes from the honest seed."""
-    source, torrent = make_file(60 * BLOCK)
+    source, torrent = make_file(40 * BLOCK)
     liar = start_liar(torrent, LIES[lie])
     start_peer(torrent, source.parent, "seed", seed=True, upload_rate_bytes_per_s=400_000)
     leecher = start_peer(torrent, tmp_path / "leecher", "leecher")
@@ -281,7 +283,7 @@ def test_a_neighbour_that_sends_bad_blocks_is_asked_no_more_after_a_few(
 
 
 @pytest.mark.parametrize("lie", ["wrong bytes", "truncated"])
-def test_a_liar_that_keeps_offering_turns_is_asked_no_more_after_a_few(
+def test_a_liar_that_keeps_offering_turns_is_asked_no_more_after_a_few(  # noqa: PLR0917  fixtures
     lie, make_file, tmp_path, start_peer, start_liar, post, wait_until
 ):
     """Whoever spoils every block must not win trust back by knocking again."""

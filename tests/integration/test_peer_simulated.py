@@ -50,14 +50,14 @@ def introduce(peer, sender_id="other", port=50001, flags=None):
 def test_the_specifications_program_ends_with_equal_complete_files(monkeypatch, wait_until):
     """A TrackerApp in one thread, peers that call run() in others: what the specification describes, word for word."""
     tracker = TrackerApp("127.0.0.1", 0, total_file_blocks=30)
-    running = [threading.Thread(target=tracker.run, args=("127.0.0.1",))]
+    running = [threading.Thread(target=tracker.run, args=("127.0.0.1",), daemon=True)]
     running[0].start()
     wait_until(lambda: tracker.port, "the tracker's port")
     monkeypatch.setenv("TRACKER_HOST", "127.0.0.1")
     monkeypatch.setenv("TRACKER_PORT", str(tracker.port))
     peers = [Peer(f"peer-{number}", 30) for number in range(4)]
     try:
-        running += [threading.Thread(target=peer.run) for peer in peers]
+        running += [threading.Thread(target=peer.run, daemon=True) for peer in peers]
         for thread in running[1:]:
             thread.start()
         wait_until(lambda: all(peer.file_complete for peer in peers), "every file")
@@ -262,7 +262,7 @@ def test_a_block_given_up_is_fetched_and_kept_again(tracker, wait_until):
         taker.blocks_owned[2] = False
         assert not taker.file_complete
         wait_until(lambda: taker.file_complete, "the second download")
-        wait_until(lambda: all(taker.blocks_owned), "blocks_owned to follow")
+        wait_until(lambda: all(taker.blocks_owned), "blocks_owned to follow", timeout_s=3)
         assert sorted(taker.block_data) == list(range(6))
     finally:
         taker.stop()

@@ -214,7 +214,7 @@ def test_a_leecher_killed_in_mid_transfer_is_recorded_and_the_others_complete(wa
 
 @pytest.mark.parametrize("isolation", ["process", "thread"])
 def test_a_time_out_says_who_was_stuck_waiting_for_what(isolation):
-    """ "It hangs" must become a diagnosis."""
+    """A bare hang must become a diagnosis."""
     plan = scenario.simple(
         peers=2,
         size_bytes=MIB,
