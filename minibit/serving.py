@@ -119,8 +119,8 @@ class SendfileChannel(HTTPChannel):
             super().service()
         finally:
             self._serving = False
-            if self.total_outbufs_len:
-                self.server.pull_trigger()  # a slow reader: the loop sends the rest
+            if self.writable():  # a slow reader, or a connection to be closed: the loop's work now
+                self.server.pull_trigger()
 
     def writable(self) -> bool:
         """Tell waitress's loop whether it has to write or close."""
@@ -260,7 +260,6 @@ class Server:
             ident="minibit",
         )
         self._server: _Server | None = None
-        self._loop_ended = False
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
         self._lock = threading.Lock()
@@ -291,13 +290,15 @@ class Server:
             if time.monotonic() > deadline:
                 break
             server.pull_trigger()
-            self._stopped.wait(0.01)
-        if self._loop_ended:  # KeyboardInterrupt in run(): nobody is left to pull the trigger for
-            server.asyncore.close_all(server._map)  # noqa: SLF001  waitress has no public door to its sockets
-            return
-        server.trigger.pull_trigger(lambda: server.asyncore.close_all(server._map))  # noqa: SLF001  see above
-        if self._thread and self._thread is not threading.current_thread():
-            self._thread.join(grace_s)
+            time.sleep(0.01)
+        sockets = server._map  # noqa: SLF001  waitress has no public door to its sockets
+        if not self._stopped.is_set():
+            # An empty map ends the loop. The sockets are closed afterwards: the trigger must not be while it is pulled.
+            everything = dict(sockets)
+            server.trigger.pull_trigger(sockets.clear)
+            self._stopped.wait(grace_s)
+            sockets.update(everything)
+        server.asyncore.close_all(sockets)
 
     def queue_depth(self) -> int:
         """How many requests wait for a thread."""
@@ -323,9 +324,10 @@ class Server:
         server = self._server
         if server is None:
             return
-        server.run()
-        self._loop_ended = True
-        self._stopped.set()
+        try:
+            server.run()
+        finally:
+            self._stopped.set()
 
     def _with_file_slice(self, environ: dict[str, Any], start_response: Any) -> Iterable[Any]:
         environ[FILE_SLICE_KEY] = FileSlice

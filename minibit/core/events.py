@@ -134,6 +134,12 @@ class RequestFailed(Event, frozen=True):
     retry_after_s: float = 0.0
 
 
+class NewsAsked(Event, frozen=True):
+    """A message is about to leave for this neighbour: say what it has not heard of."""
+
+    key: str
+
+
 class Tick(Event, frozen=True):
     """Time passed: the session's ``next_wakeup_s`` came."""
 
@@ -198,6 +204,13 @@ class Refuse(Action, frozen=True):
     key: str
     reason: str
     retry_after_s: float = 0.0
+
+
+class TellNews(Action, frozen=True):
+    """The answer to NewsAsked: what the message is to say."""
+
+    key: str
+    haves: tuple[int, ...]
 
 
 class Finish(Action, frozen=True):

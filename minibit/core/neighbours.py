@@ -47,6 +47,8 @@ class Neighbour:
     retry_at_s: float = 0.0  # it could not be reached: left alone until then
     ask_again_at_s: float = 0.0  # it refused or was busy
     strikes: int = 0
+    lost_in_a_row: int = 0  # blocks that broke off
+    avoid_until_s: float = 0.0  # after a block broke off: asked for none before, whatever it offers
 
     @property
     def banned(self) -> bool:
@@ -64,6 +66,11 @@ class Neighbour:
         self.failures += 1
         self.told = 0
         self.stands = False
+
+    def lost(self, now_s: float) -> None:
+        """A block from it broke off: ask for none for a while, twice as long each time."""
+        self.avoid_until_s = now_s + min(CONTACT_RETRY_MIN_S * 2**self.lost_in_a_row, CONTACT_RETRY_MAX_S)
+        self.lost_in_a_row += 1
 
     def wants_from(self, owned: int) -> int:
         """Return the set of blocks of ``owned`` that it lacks, as far as is known."""

@@ -140,10 +140,10 @@ class RequestLedger:
         """Return the set of blocks whose only request is past its due time: what end game may ask for again."""
         late = 0
         for request in self._by_key.values():
-            if request.due_at_s < now_s and self._holders[request.index] == 1:
+            if request.due_at_s <= now_s and self._holders[request.index] == 1:
                 late |= 1 << request.index
         return late
 
-    def next_due_s(self) -> float:
-        """Return when the next request falls due; infinity without one."""
-        return min((request.due_at_s for request in self._by_key.values()), default=float("inf"))
+    def next_due_s(self, now_s: float) -> float:
+        """Return when the next request falls due after now; infinity if none will."""
+        return min((r.due_at_s for r in self._by_key.values() if r.due_at_s > now_s), default=float("inf"))

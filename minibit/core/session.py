@@ -106,6 +106,7 @@ class Session:
             ev.UploadEnded: self._on_upload_ended,
             ev.BlockArrived: self._on_block_arrived,
             ev.RequestFailed: self._on_request_failed,
+            ev.NewsAsked: self._on_news_asked,
             ev.Tick: lambda _event, _now_s: None,
         }
 
@@ -127,6 +128,7 @@ class Session:
         """Return when ``Tick`` is due if nothing else happens before."""
         times = [self._next_rechoke_s, self._ask_tracker_at_s, self.last_rechoke_s + EARLY_RECHOKE_S]
         times.append(self.uplink.free_at_s - OFFER_LEAD_S)
+        times.append(self.ledger.next_due_s(now_s))
         times.extend(self.uplink.offers.values())
         times.extend(n.cool_until_s for n in self.neighbours.values())
         if not self.owned.complete:
@@ -265,6 +267,10 @@ class Session:
         neighbour.told += len(fresh)
         neighbour.told_at_s = now_s
         return tuple(index for index in fresh if index not in neighbour.have)
+
+    def _on_news_asked(self, event: ev.NewsAsked, now_s: float) -> None:
+        if event.key in self.neighbours:
+            self._actions.append(ev.TellNews(event.key, self._haves_for(self.neighbours[event.key], now_s)))
 
     def _on_haves_delivered(self, event: ev.HavesDelivered, now_s: float) -> None:  # noqa: ARG002  handlers' shape
         if event.key in self.neighbours:
@@ -522,7 +528,9 @@ class Session:
 
     def _ask(self, neighbour: Neighbour, now_s: float) -> bool:
         """Ask the neighbour for the best block it has, if it has one; return whether it was asked."""
-        index = None if neighbour.key in self.ledger or neighbour.banned else self._choose(neighbour, now_s)
+        if neighbour.key in self.ledger or neighbour.banned or neighbour.avoid_until_s > now_s:
+            return False
+        index = self._choose(neighbour, now_s)
         if index is None:
             return False
         size = self.geometry.block_length_bytes(index)
@@ -548,6 +556,7 @@ class Session:
         neighbour = self.neighbours.get(event.key)
         if neighbour:
             neighbour.heard_from()
+            neighbour.lost_in_a_row = 0
             neighbour.received_bytes += event.num_bytes
             neighbour.received_lately_bytes += event.num_bytes
             self._learn(neighbour, 1 << event.index)
@@ -580,6 +589,7 @@ class Session:
         elif event.reason == "lost":
             neighbour.permission = Permission.NONE
             neighbour.contact_failed(now_s)
+            neighbour.lost(now_s)
         elif event.reason == "refused":
             neighbour.permission = Permission.NONE
             neighbour.told = 0
@@ -615,10 +625,6 @@ class Session:
             return True
         return len(self.ledger) > 0 and self.neighbours[key].permission is Permission.STANDING
 
-    def take_haves(self, key: str, now_s: float) -> tuple[int, ...]:
-        """Return what this neighbour has not heard of, for an answer that leaves for it now."""
-        return self._haves_for(self.neighbours[key], now_s)
-
     def lets_ask(self, key: str, now_s: float) -> bool:
         """Whether this neighbour is not refused as choked if it asks now."""
         held = self.neighbours[key].turn_due_until_s > now_s
@@ -628,6 +634,7 @@ class Session:
         """Own a simulated block no more."""
         self.owned.discard(index)
         self._acquired = [other for other in self._acquired if other != index]
+        self._finished = False
 
     def unchokes_me(self, key: str) -> bool:
         """Whether this neighbour lets me ask at the moment."""

@@ -6,9 +6,10 @@ leaves as ``RemotePeerError``.
 """
 
 import http.client
+import socket
 import threading
-from collections.abc import Callable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from minibit.errors import RemotePeerError
@@ -64,6 +65,7 @@ class PeerClient:
         self._source = (source_host, 0) if source_host else None
         self._timeout_s = timeout_s
         self._idle: dict[str, list[http.client.HTTPConnection]] = {}
+        self._busy: dict[http.client.HTTPConnection, str] = {}  # connection -> the block it fetches, or ""
         self._lock = threading.Lock()
         self._closed = False
 
@@ -73,71 +75,82 @@ class PeerClient:
             return Answer(response.status, response.read())
 
     @contextmanager
-    def fetch(self, key: str, path: str, body: bytes) -> Any:
+    def fetch(self, key: str, path: str, body: bytes, *, ticket: str) -> Any:
         """Ask for a raw block; the context gives a BlockStream. A body left unread closes the connection."""
-        with self._exchange(key, path, body, _RAW_HEADERS) as response:
+        with self._exchange(key, path, body, _RAW_HEADERS, ticket) as response:
             yield BlockStream(response)
 
+    def abort(self, ticket: str) -> None:
+        """Break off the fetch with this ticket, wherever it waits; its thread sees RemotePeerError."""
+        with self._lock:
+            _break_off([connection for connection, holder in self._busy.items() if holder == ticket])
+
     def close(self) -> None:
-        """Close every idle connection; connections in use close when their exchange ends."""
+        """Close every connection; exchanges under way see RemotePeerError."""
         with self._lock:
             self._closed = True
             idle = [connection for connections in self._idle.values() for connection in connections]
             self._idle.clear()
+            _break_off(self._busy)
         for connection in idle:
             connection.close()
 
     @contextmanager
-    def _exchange(self, key: str, path: str, body: bytes, headers: dict[str, str]) -> Any:
-        connection = None
+    def _exchange(self, key: str, path: str, body: bytes, headers: dict[str, str], ticket: str = "") -> Any:
+        connection, used = self._take(key, ticket)
+        whole = False
         try:
-            connection, response = self._send(key, path, body, headers)
+            response = self._ask(connection, used, path, body, headers)
             yield response
-            finished = response.isclosed() and not response.will_close
+            whole = response.isclosed() and not response.will_close
         except _FAILURES as error:
-            if connection:
-                connection.close()
             raise RemotePeerError(f"{key}: {error or type(error).__name__}") from error
-        except BaseException:
-            if connection:
-                connection.close()
-            raise
-        if finished:
-            self._give_back(key, connection)
-        else:
-            connection.close()
+        finally:
+            self._give_back(key, connection, whole=whole)
 
-    def _send(
-        self, key: str, path: str, body: bytes, headers: dict[str, str]
-    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        """Send on an idle connection, or on a new one if the other side has closed the idle one meanwhile."""
-        connection = self._take_idle(key)
-        if connection:
+    def _ask(
+        self, connection: http.client.HTTPConnection, used: bool, path: str, body: bytes, headers: dict[str, str]
+    ) -> http.client.HTTPResponse:
+        """Send; where the other side has closed a used connection meanwhile, connect again and send once more."""
+        if used:
             try:
                 connection.request("POST", path, body, headers)
-                return connection, connection.getresponse()
-            except (ConnectionError, http.client.RemoteDisconnected):
+                return connection.getresponse()
+            except ConnectionError:
                 connection.close()
-        host, _, port = key.rpartition(":")
-        connection = http.client.HTTPConnection(host, int(port), timeout=CONNECT_TIMEOUT_S, source_address=self._source)
-        try:
-            connection.connect()
-            connection.sock.settimeout(self._timeout_s)
-            connection.request("POST", path, body, headers)
-            return connection, connection.getresponse()
-        except BaseException:
-            connection.close()
-            raise
-
-    def _take_idle(self, key: str) -> http.client.HTTPConnection | None:
+        connection.timeout = CONNECT_TIMEOUT_S
+        connection.connect()
         with self._lock:
-            connections = self._idle.get(key)
-            return connections.pop() if connections else None
+            if self._closed:
+                raise ConnectionAbortedError("this peer is leaving")
+        connection.sock.settimeout(self._timeout_s)
+        connection.request("POST", path, body, headers)
+        return connection.getresponse()
 
-    def _give_back(self, key: str, connection: http.client.HTTPConnection) -> None:
+    def _take(self, key: str, ticket: str) -> tuple[http.client.HTTPConnection, bool]:
+        """Return an idle connection, or a new one that is not connected yet."""
         with self._lock:
-            connections = self._idle.setdefault(key, [])
-            if not self._closed and len(connections) < IDLE_PER_NEIGHBOUR:
-                connections.append(connection)
+            idle = self._idle.get(key)
+            if idle:
+                connection, used = idle.pop(), True
+            else:
+                host, _, port = key.rpartition(":")
+                connection, used = http.client.HTTPConnection(host, int(port), source_address=self._source), False
+            self._busy[connection] = ticket
+            return connection, used
+
+    def _give_back(self, key: str, connection: http.client.HTTPConnection, *, whole: bool) -> None:
+        with self._lock:
+            del self._busy[connection]
+            idle = self._idle.setdefault(key, [])
+            if whole and not self._closed and len(idle) < IDLE_PER_NEIGHBOUR:
+                idle.append(connection)
                 return
         connection.close()
+
+
+def _break_off(connections: Iterable[http.client.HTTPConnection]) -> None:
+    for connection in connections:
+        if connection.sock is not None:
+            with suppress(OSError):  # the other side was faster
+                connection.sock.shutdown(socket.SHUT_RDWR)

@@ -58,6 +58,7 @@ class Downloader:
                     following = self._request_block(following)
             case ev.CancelRequest():
                 self._cancelled.add((action.key, action.index))
+                self._peer.client.abort(_ticket(action))
             case ev.OfferTurn():
                 self._offer_turn(action)
             case ev.SendHaves():
@@ -78,14 +79,15 @@ class Downloader:
         peer.meters.counted("block")
         begun_at_s = peer.clock()
         try:
-            with peer.client.fetch(action.key, wire.REQUEST_BLOCK, body) as stream:
+            with peer.client.fetch(action.key, wire.REQUEST_BLOCK, body, ticket=_ticket(action)) as stream:
                 if stream.status == 200:
                     outcome = self._receive(action, stream, begun_at_s)
                 else:
                     outcome = [self._refused(action, stream.status, stream.body())]
         except RemotePeerError as error:
             log.info("block %d: %s", action.index, error)
-            outcome = [ev.RequestFailed(action.key, action.index, "lost")]
+            reason = "cancelled" if (action.key, action.index) in self._cancelled else "lost"
+            outcome = [ev.RequestFailed(action.key, action.index, reason)]
         except StorageError as error:
             peer.fail(error)
             return None
@@ -148,7 +150,9 @@ class Downloader:
             reason = "cancelled"
         finally:
             peer.meters.received(peer.name_of(action.key), count, verdict)
-        if verdict in {"useful", "duplicate"}:
+        if verdict == "duplicate" and action.index not in peer.session.owned:
+            reason = "cancelled"  # another thread is still writing it: not owned before that
+        elif verdict in {"useful", "duplicate"}:
             duration_s = peer.clock() - begun_at_s
             return verdict, ev.BlockArrived(action.key, action.index, count, duration_s)
         return verdict, ev.RequestFailed(action.key, action.index, reason)
@@ -217,6 +221,10 @@ class Downloader:
             log.warning("%s", error)
             self._peer.tracker_error = error
             self._peer.driver.feed(ev.TrackerFailed())
+
+
+def _ticket(action: ev.RequestBlock | ev.CancelRequest) -> str:
+    return f"{action.key}/{action.index}"
 
 
 def _parsed_haves(text: str, total: int) -> tuple[int, ...]:

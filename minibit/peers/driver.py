@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 CONTROL_THREADS = 6  # small messages under way at once; a neighbour that hangs must not hold up the others
 
 
+ANSWERS = (ev.Serve, ev.Refuse, ev.TellNews)  # to whoever fed the event; nothing to carry out
+
+
 class LoggedEvent(msgspec.Struct, frozen=True):
     """An event as the session saw it, with its time."""
 
@@ -31,8 +34,7 @@ class LoggedEvent(msgspec.Struct, frozen=True):
 class Driver:
     """Feeds events to a session and hands its actions to ``carry_out`` on a thread.
 
-    ``on_action(action)`` runs in a pool; the actions Serve and Refuse are answers to the event that was fed and are
-    only returned.
+    ``on_action(action)`` runs in a pool; ``ANSWERS`` are for whoever fed the event and are only returned.
     """
 
     def __init__(self, session: Session, on_action: Callable[[ev.Action], None], *, log_events: bool = False) -> None:
@@ -98,7 +100,7 @@ class Driver:
         return actions
 
     def _set_in_motion(self, action: ev.Action) -> None:
-        if isinstance(action, ev.Serve | ev.Refuse):
+        if isinstance(action, ANSWERS):
             return
         pool = self._downloads if isinstance(action, ev.RequestBlock) else self._control
         try:

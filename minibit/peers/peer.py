@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from flask import Flask, Response, request
 
 from minibit import wire
 from minibit.core import events as ev
+from minibit.core.blocks import Bitfield
 from minibit.core.choker import CHOKERS, FreeRider
 from minibit.core.picker import PICKERS
 from minibit.core.session import Session
@@ -32,6 +34,7 @@ from minibit.serving import Server, bind
 
 PORT_RANGE_START = 50000
 PORT_RANGE_END = 60000
+PORT_MAX = 65535
 SERVER_THREADS = 12  # eight uploads at most hold one each (see core.session); the rest answers messages at once
 CONNECTIONS_MAX = 1000
 BIND_TRIES = 100
@@ -40,6 +43,22 @@ BIND_TRIES = 100
 def default_tracker_url() -> str:
     """Return the tracker that the environment names (TRACKER_HOST, TRACKER_PORT)."""
     return f"http://{os.environ.get('TRACKER_HOST', '127.0.0.1')}:{os.environ.get('TRACKER_PORT', '9000')}"
+
+
+def port_range() -> tuple[int, int]:
+    """Return the ports that the environment allows: PEER_LISTEN_PORT_START … PEER_LISTEN_PORT (or …_END)."""
+    environment = os.environ
+    texts = (
+        environment.get("PEER_LISTEN_PORT_START", str(PORT_RANGE_START)),
+        environment.get("PEER_LISTEN_PORT", environment.get("PEER_LISTEN_PORT_END", str(PORT_RANGE_END))),
+    )
+    if all(text.isascii() and text.isdigit() for text in texts):
+        first, last = map(int, texts)
+        if 1 <= first <= last <= PORT_MAX:
+            return first, last
+    raise UsageError(
+        f"PEER_LISTEN_PORT_START and PEER_LISTEN_PORT must be ports, the first not above the second: {texts}"
+    )
 
 
 class Peer:
@@ -108,29 +127,27 @@ class Peer:
         )
         self.driver = Driver(self.session, Downloader(self).carry_out, log_events=log_events)
         self._key_of: dict[tuple[str, str], str] = {}  # (ip, peer_id) -> key
-        self._claimed: set[int] = set()
-        self._owned_count = 0
+        self._claimed: set[int] = set()  # blocks that a thread is about to write, or has
+        self._on_disk = Bitfield(total_blocks)  # may be ahead of the session, which hears of a block afterwards
         self._complete = threading.Event()
         self._stopped = threading.Event()
         self._started = False
         self._registered = False
         self.completed_at_s: float | None = None
         self.known_peers = KnownPeers(self)
-        self.unchoked_peers = self.session.unchoked
-        self.choked_peers = self.session.choked
         simulated = isinstance(self.storage, SimulatedStorage)
-        self.blocks_owned = OwnedBlocks([False] * total_blocks, self._set_owned if simulated else None)
+        self._blocks_owned = OwnedBlocks([False] * total_blocks, self._set_owned if simulated else None)
         self.block_data: Any = (
             self.storage.blocks
             if isinstance(self.storage, SimulatedStorage)
             else BlockData(lambda: iter(self.session.owned), self.storage)
         )
-        if simulated:
-            self._initialize_partial_blocks()
-        else:
-            for index in self.storage.open(progress):
-                self._own(index)
-        self._sock = self._bind(port)
+        self._sock = self._find_available_port() if port is None else bind(host, port)
+        try:
+            self._take_stock(progress)
+        except BaseException:
+            self._sock.close()
+            raise
         self.listen_port: int = self._sock.getsockname()[1]
         source_host = None if host in {"0.0.0.0", "::", "127.0.0.1"} else host
         self.peer_url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{self.listen_port}"
@@ -172,6 +189,33 @@ class Peer:
         return self.session.owned.complete
 
     @property
+    def blocks_owned(self) -> OwnedBlocks:
+        """Which blocks are owned, as a list of booleans; of simulated content it may be changed or replaced."""
+        return self._blocks_owned
+
+    @blocks_owned.setter
+    def blocks_owned(self, flags: Iterable[bool]) -> None:
+        self._blocks_owned[:] = flags
+
+    @property
+    def unchoked_peers(self) -> set[str]:
+        """The keys of the neighbours that may ask me for blocks."""
+        return self.session.unchoked
+
+    @unchoked_peers.setter
+    def unchoked_peers(self, keys: Iterable[str]) -> None:
+        _refill(self.session.unchoked, keys)
+
+    @property
+    def choked_peers(self) -> set[str]:
+        """The keys of the neighbours that may not."""
+        return self.session.choked
+
+    @choked_peers.setter
+    def choked_peers(self, keys: Iterable[str]) -> None:
+        _refill(self.session.choked, keys)
+
+    @property
     def optimistic_unchoke(self) -> str | None:
         """The key of the neighbour that is unchoked optimistically, if one is."""
         return self.session.optimistic
@@ -189,8 +233,7 @@ class Peer:
 
     def _find_available_port(self) -> socket.socket:
         """Bind a free port of the range and keep the socket: the range lies within the ephemeral ports."""
-        first = int(os.environ.get("PEER_LISTEN_PORT_START", PORT_RANGE_START))
-        last = int(os.environ.get("PEER_LISTEN_PORT", os.environ.get("PEER_LISTEN_PORT_END", PORT_RANGE_END)))
+        first, last = port_range()
         chooser = random.Random()  # not the session's: which port is free differs from run to run
         for port in chooser.sample(range(first, last + 1), min(BIND_TRIES, last + 1 - first)):
             try:
@@ -326,8 +369,12 @@ class Peer:
     def _info_hash(self) -> str | None:
         return self._metainfo.info_hash if self._metainfo else None
 
-    def _bind(self, port: int | None) -> socket.socket:
-        return self._find_available_port() if port is None else bind(self._host, port)
+    def _take_stock(self, progress: Progress | None) -> None:
+        """Own what is on disk; of simulated content, a random part."""
+        for index in self.storage.open(progress):
+            self._own(index)
+        if isinstance(self.storage, SimulatedStorage):
+            self._initialize_partial_blocks()
 
     def announce(self) -> None:
         """Announce to the tracker and take in what it answers. Raises TrackerError."""
@@ -386,8 +433,8 @@ class Peer:
 
     def news_for(self, key: str) -> tuple[int, ...]:
         """Return the blocks this neighbour has not heard of."""
-        with self.driver.lock:
-            return self.session.take_haves(key, self.clock())
+        answers = self.driver.feed(ev.NewsAsked(key))
+        return next((answer.haves for answer in answers if isinstance(answer, ev.TellNews)), ())
 
     def may_ask(self, key: str) -> bool:
         """Whether this neighbour is served if it asks now."""
@@ -409,22 +456,27 @@ class Peer:
         """A block is on disk."""
         with self.driver.lock:
             self.blocks_owned.mark(index)
-            self._owned_count += 1
-            self.meters.block_owned(self.clock(), self._owned_count)
+            self._on_disk.add(index)
+            self.meters.block_owned(self.clock(), self._on_disk.count)
 
     def _own(self, index: int) -> None:
         self.session.owned.add(index)
         self.blocks_owned.mark(index)
-        self._owned_count += 1
+        self._on_disk.add(index)
 
     def _set_owned(self, index: int, owned: bool) -> None:
         with self.driver.lock:
             if owned:
                 self.storage.write(index, memoryview(self.storage.read(index)))
+                self._on_disk.add(index)
                 self.driver.feed(ev.BlocksGranted((index,)))
             else:
                 self.block_data.pop(index, None)
                 self.session.disown(index)
+                self._claimed.discard(index)
+                self._on_disk.discard(index)
+                self._complete.clear()
+                self.driver.feed(ev.Tick())  # there is something to ask for again
 
     def settle(self, timeout_s: float = 2.0) -> None:
         """Wait until no block is on its way to or from this peer, so that both ends have counted the same."""
@@ -464,6 +516,12 @@ class Peer:
 def wire_body_limit(total_blocks: int) -> int:
     """Return how long a message may be: a complete bitfield as JSON booleans, and some."""
     return 8 * total_blocks + 64 * 1024
+
+
+def _refill(live: set[str], keys: Iterable[str]) -> None:
+    wanted = set(keys)
+    live.clear()
+    live.update(wanted)
 
 
 def _as_flask(reply: Reply) -> Response:

@@ -18,6 +18,7 @@ from minibit.errors import StorageError
 from minibit.metainfo import BlockHasher, Metainfo
 
 PART_SUFFIX = ".part"
+NAME_MAX_BYTES = 255  # of every file system in common use
 Progress = Callable[[int, int], None]
 
 
@@ -61,6 +62,11 @@ class Hasher(Protocol):
         """Whether what was taken in is the block."""
 
 
+def _part_name(metainfo: Metainfo) -> str:
+    name = metainfo.name + PART_SUFFIX
+    return name if len(os.fsencode(name)) <= NAME_MAX_BYTES else metainfo.info_hash + PART_SUFFIX
+
+
 @contextlib.contextmanager
 def _one_line(what: str, path: Path) -> Iterator[None]:
     try:
@@ -89,7 +95,7 @@ class FileStorage:
         self.metainfo = metainfo
         self.geometry = metainfo.geometry
         self.path = Path(directory) / metainfo.name
-        self._part = self.path.with_name(metainfo.name + PART_SUFFIX)
+        self._part = self.path.with_name(_part_name(metainfo))
         self._seed = seed
         self._fsync = fsync_when_complete
         self._descriptor = -1

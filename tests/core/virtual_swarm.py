@@ -8,7 +8,7 @@ simulated: they test policy, they are no result.
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -74,7 +74,8 @@ class Transfer:
 class VirtualSwarm:
     """One seed (peer 0) and leechers 1, 2, …; ``run`` returns when every leecher that lives is complete.
 
-    A rate of None is a link without a limit. ``free_riders`` holds indices of leechers.
+    A rate of None is a link without a limit. ``free_riders`` holds indices of peers; ``owned`` says which blocks the
+    peers start with, by index (all for peer 0 and none for the others, if not given).
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class VirtualSwarm:
         latency_s: float = 0.004,
         rng_seed: int = 0,
         free_riders: Sequence[int] = (),
+        owned: Mapping[int, Sequence[int]] | None = None,
         choker: str = "tit-for-tat",
         picker: str = "rarest-first",
     ) -> None:
@@ -102,6 +104,7 @@ class VirtualSwarm:
         self._rng = Random(f"{rng_seed}/tracker")
         downloads = [None, *(download_rates or [None] * len(leecher_rates))]
         delays = [0.0, *(start_delays_s or [0.0] * len(leecher_rates))]
+        self._owned = {0: range(geometry.num_blocks)} if owned is None else owned
         self.peers: dict[str, VirtualPeer] = {}
         for i, rate in enumerate([seed_rate, *leecher_rates]):
             key = f"127.0.0.1:{40000 + i}"
@@ -134,8 +137,8 @@ class VirtualSwarm:
 
     def run(self) -> float:
         """Return the makespan in virtual seconds, from the start of the swarm."""
-        for peer in self.peers.values():
-            owned = tuple(range(self.geometry.num_blocks)) if peer is self.seed else ()
+        for i, peer in enumerate(self.peers.values()):
+            owned = tuple(self._owned.get(i, ()))
             self.at(peer.start_s, lambda peer=peer, owned=owned: self.feed(peer, ev.Started(owned)))
         while any(peer.alive and peer.completed_s is None for peer in self.leechers):
             self.now_s, _, call = heapq.heappop(self._heap)
@@ -232,7 +235,8 @@ class VirtualSwarm:
         others = self._rng.sample(others, min(NUMWANT, len(others)))
         if peer.key not in self.registered:
             self.registered.append(peer.key)
-        seen = [ev.PeerSeen(key, key, seed=key == self.seed.key) for key in others]
+        seeds = {key for i, key in enumerate(self.peers) if len(self._owned.get(i, ())) == self.geometry.num_blocks}
+        seen = [ev.PeerSeen(key, key, seed=key in seeds) for key in others]
         self.later(lambda: self.feed(peer, *seen, ev.TrackerAnswered(len(seen), TRACKER_INTERVAL_S)))
 
     def _shake(self, peer: VirtualPeer, other: VirtualPeer) -> None:

@@ -139,6 +139,19 @@ def test_a_peer_finds_a_seed_that_comes_later(make_file, tmp_path, start_peer):
     assert leecher.wait_complete(TIMEOUT_S)
 
 
+def test_a_block_that_another_thread_is_still_writing_is_not_owned_yet(make_file, tmp_path, start_peer, wait_until):
+    """In end game a block comes twice: the second thread may be done while the first still writes."""
+    source, torrent = make_file()
+    start_peer(torrent, source.parent, "seed", seed=True)
+    leecher = start_peer(torrent, tmp_path / "leecher", "leecher", join=False)
+    assert leecher.claim(3)  # the first thread has begun
+    leecher.join()
+    wait_until(lambda: leecher.meters.verdicts["duplicate"], "block 3 to come by another thread")
+    assert not leecher.wait_complete(0.3)
+    assert 3 not in leecher.session.owned
+    assert not (tmp_path / "leecher" / "content.bin").exists()
+
+
 # -- hostile neighbours ------------------------------------------------------------------------------------------------
 
 

@@ -140,7 +140,7 @@ def test_checks_come_in_the_contracts_order(call, index, sender_id, ip, status):
 def test_a_busy_uplink_is_a_503_with_a_retry_after_that_holds(post, make_file, start_peer, wait_until, accept):
     """A client that waits as long as it is told, and no longer, gets its block at the next attempt."""
     source, torrent = make_file(8 * 16384)
-    seed = start_peer(torrent, source.parent, "seed", seed=True, join=False, upload_rate_bytes_per_s=30_000)
+    seed = start_peer(torrent, source.parent, "seed", seed=True, join=False, upload_rate_bytes_per_s=50_000)
     for port, name in enumerate(("first", "second"), 50001):
         seed.known_peers[f"127.0.0.1:{port}"] = {"peer_id": name, "blocks_info": [False] * 8}
         seed.unchoked_peers.add(f"127.0.0.1:{port}")
