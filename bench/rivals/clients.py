@@ -88,7 +88,9 @@ def libtorrent(mode: str) -> Callable[[Work], Outcome]:
     return run
 
 
-def _run_libtorrent(work: Work, mode: str, source: Path, torrent: Path, started: list[subprocess.Popen[str]]) -> float:
+def _run_libtorrent(
+    work: Work, mode: str, source: Path, torrent: Path, started: list[subprocess.Popen[str]]
+) -> Outcome:
     for number in range(work.peers + 1):
         directory = source.parent if number == 0 else torrent.parent / f"p{number}"
         directory.mkdir(exist_ok=True)

@@ -1,7 +1,8 @@
 """One libtorrent client as a process: ``python -m bench.rivals.libtorrent_peer`` with its configuration as JSON.
 
 Prints ``ready``, waits for a line, prints the monotonic time at which it has the whole file, seeds until the next line,
-and prints the CPU seconds it took since the first (starting Python is no part of sharing a file). Nothing leaves 127/8: DHT, local discovery, UPnP, NAT-PMP and uTP are off.
+and prints the CPU seconds it took since the first (starting Python is no part of sharing a file).
+Nothing leaves 127/8: DHT, local discovery, UPnP, NAT-PMP and uTP are off.
 """
 
 import json

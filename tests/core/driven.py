@@ -66,6 +66,11 @@ class Driven:
         (answer,) = [a for a in self.tell(ev.RequestReceived(key, index)) if isinstance(a, ev.Serve | ev.Refuse)]
         return answer
 
+    def news_for(self, key):
+        """Return what a message that leaves for this neighbour now would tell."""
+        (news,) = of(ev.TellNews, self.tell(ev.NewsAsked(key)))
+        return news.haves
+
     def sent(self, key, index, *, complete=True):
         return self.tell(ev.UploadEnded(key, index, 16 * KIB, complete=complete, duration_s=0.01))
 

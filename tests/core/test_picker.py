@@ -12,6 +12,7 @@ from minibit.core.blocks import full_mask, indices_of, mask_of
 from minibit.core.picker import PICKERS, Availability, OpenRequest, RandomOrder, RarestFirst, RequestLedger, Sequential
 
 SIZE = 12
+INF = float("inf")
 index_sets = st.frozensets(st.integers(0, SIZE - 1))
 
 
@@ -110,7 +111,7 @@ class NaiveLedger:
 
     def overdue(self, now_s):
         asked = Counter(request.index for request in self.open.values())
-        return {r.index for r in self.open.values() if r.due_at_s < now_s and asked[r.index] == 1}
+        return {r.index for r in self.open.values() if r.due_at_s <= now_s and asked[r.index] == 1}
 
     def others(self, index, key):
         return [r for r in self.open.values() if r.index == index and r.key != key]
@@ -132,6 +133,7 @@ def test_the_ledger_answers_like_a_plain_list_of_requests(steps, now_s):
         assert set(indices_of(ledger.in_flight)) == naive.in_flight()
     assert len(ledger) == len(naive.open)
     assert set(indices_of(ledger.overdue(now_s))) == naive.overdue(now_s)
+    assert ledger.next_due_s(now_s) == min((r.due_at_s for r in naive.open.values() if r.due_at_s > now_s), default=INF)
     for key in "abcde":
         assert (key in ledger) == (key in naive.open)
         assert ledger.get(key) == naive.open.get(key)
@@ -162,8 +164,8 @@ def test_a_block_asked_twice_is_overdue_no_more():
     """End game asks a second neighbour, never a third: duplicates cost what the slow sender lost."""
     ledger = RequestLedger()
     ledger.open(ask("a", 3, due_at_s=1.0))
-    assert ledger.overdue(1.0) == 0
-    assert ledger.overdue(1.5) == 1 << 3
+    assert ledger.overdue(0.9) == 0
+    assert ledger.overdue(1.0) == 1 << 3
     ledger.open(ask("b", 3, due_at_s=1.0))
     assert ledger.overdue(9.0) == 0
 

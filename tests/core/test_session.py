@@ -281,6 +281,18 @@ def test_a_lost_request_frees_its_block_for_others():
     assert asked_for(driven.tell(turn("b"))) == [("b", 7)]
 
 
+def test_who_broke_off_a_block_is_not_asked_again_at_once():
+    """A sender whose disk or link fails in mid-block goes on offering turns: each would cost the same again."""
+    driven = Driven()
+    driven.meet("a", owns=ALL)
+    for avoided_s in (0.5, 1.0, 2.0):
+        ((_, index),) = asked_for(driven.tell(turn("a")))
+        driven.tell(ev.RequestFailed("a", index, "lost"))
+        driven.sleep(driven.now_s + avoided_s - 0.01)
+        assert asked_for(driven.tell(turn("a"))) == []
+        driven.sleep(driven.now_s + 0.01)
+
+
 def test_a_starved_leecher_asks_a_neighbour_for_its_state():
     """An offer or a have may have got lost; without a look around the peer would wait for ever."""
     driven = Driven()
@@ -306,21 +318,30 @@ def test_news_rides_on_a_request_and_is_told_once():
     """A have for every block and neighbour would be more messages than blocks."""
     driven = Driven("11000000", choker="free-rider")
     driven.meet("a", owns="00111111")
-    ((request),) = of(ev.RequestBlock, driven.tell(turn("a")))
+    (request,) = of(ev.RequestBlock, driven.tell(turn("a")))
     assert request.haves == (0, 1)
     driven.arrived("a", request.index)
-    ((again),) = of(ev.RequestBlock, driven.tell(turn("a")))
+    (again,) = of(ev.RequestBlock, driven.tell(turn("a")))
     assert again.haves == ()
-    assert driven.session.take_haves("a", driven.now_s) == ()
+    assert driven.news_for("a") == ()
 
 
 def test_news_that_did_not_get_through_is_told_again():
     """A neighbour that never hears of a block would never ask for it."""
     driven = Driven("11000000", choker="free-rider")
     driven.meet("a")
-    assert driven.session.take_haves("a", 0.0) == (0, 1)
+    assert driven.news_for("a") == (0, 1)
     driven.tell(ev.ContactFailed("a"))
-    assert driven.session.take_haves("a", 1.0) == (0, 1)
+    assert driven.news_for("a") == (0, 1)
+
+
+def test_news_on_a_refused_request_is_told_again():
+    """A refusal may come from a peer that does not know me and dropped what I told it."""
+    driven = Driven("11000000", choker="free-rider")
+    driven.meet("a", owns="00111111")
+    (request,) = of(ev.RequestBlock, driven.tell(turn("a")))
+    driven.tell(ev.RequestFailed("a", request.index, "refused"))
+    assert driven.news_for("a") == (0, 1)
 
 
 def test_a_block_that_came_is_news_for_the_one_who_heard_least():
@@ -341,7 +362,7 @@ def test_a_block_that_is_disowned_is_news_no_more():
     driven = Driven("11000000", choker="free-rider")
     driven.meet("a")
     driven.session.disown(0)
-    assert driven.session.take_haves("a", 0.0) == (1,)
+    assert driven.news_for("a") == (1,)
     assert driven.session.owned.count == 1
 
 
@@ -368,6 +389,7 @@ EVENTS = st.one_of(
     st.builds(ev.BlockArrived, KEYS, INDEX, st.just(1000), st.floats(0, 1)),
     st.builds(ev.RequestFailed, KEYS, INDEX, REASONS, st.floats(0, 5)),
     st.builds(ev.RequestReceived, st.just("always"), INDEX),
+    st.builds(ev.NewsAsked, KEYS),
     st.just(ev.Tick()),
 )
 

@@ -1,6 +1,6 @@
 """One peer's brain as a sender: whom it answers what, whose turn it offers, and when."""
 
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import pytest
 from driven import ALL, BLOCKS, SERVICE_S, Driven, of
@@ -143,6 +143,58 @@ def test_a_seed_suggests_every_block_once_before_any_twice():
         driven.sleep(driven.now_s + SERVICE_S)
         driven.sent(offer.key, offer.suggest)
     assert sorted(suggested) == list(range(BLOCKS))
+
+
+def test_a_seed_remembers_what_it_gave_to_those_who_left():
+    """A copy that left with its owner may have been passed on: what was never given at all comes first."""
+    driven = Driven(ALL)
+    driven.meet("a")
+    for index in range(BLOCKS - 1):
+        driven.request("a", index)
+        driven.sleep(driven.now_s + SERVICE_S)
+        driven.sent("a", index)
+    driven.session.forget("a")
+    driven.sleep(driven.now_s + 1.0)
+    (offer,) = of(ev.OfferTurn, driven.meet("b"))
+    assert offer.suggest == BLOCKS - 1
+
+
+def test_a_block_that_was_sent_is_owned_by_its_receiver():
+    """It will not announce it to me: without this I would offer it turns for blocks I gave it myself."""
+    driven = Driven(ALL)
+    driven.meet("a")
+    driven.request("a", 3)
+    driven.sent("a", 3)
+    assert list(driven.session.neighbours["a"].have) == [3]
+
+
+def test_the_optimistic_unchoke_moves_on_at_every_third_rechoke():
+    """Those who give keep their slots; the fifth goes round, so that everybody may show what it has."""
+    driven = Driven("11110000", rate=None)
+    driven.meet(*"abcdefgh")
+    holders = []
+    for _ in range(6 * OPTIMISTIC_ROUNDS):
+        for key in "abcd":
+            driven.arrived(key, 0)
+        driven.rechoke()
+        assert set("abcd") < driven.session.unchoked
+        holders.append(driven.session.optimistic)
+    terms = [len(list(group)) for _, group in groupby(holders)]
+    assert terms[1:-1] == [OPTIMISTIC_ROUNDS] * len(terms[1:-1])
+    assert len(terms) >= 5
+
+
+def test_what_a_neighbour_gave_long_ago_weighs_less():
+    """Who gave much once and nothing since must make room for who gives now."""
+    driven = Driven("11110000", rate=None)
+    driven.meet("a", "b")
+    driven.tell(*[ev.BlockArrived("a", 0, 1000)] * 3)
+    for _ in range(3):
+        driven.rechoke()
+    driven.tell(ev.BlockArrived("b", 0, 1000))
+    a, b = (driven.session.neighbours[key] for key in "ab")
+    assert a.received_bytes > b.received_bytes
+    assert a.received_lately_bytes < b.received_lately_bytes
 
 
 def test_an_upload_that_breaks_off_leaves_the_receiver_alone_for_a_while():

@@ -121,7 +121,7 @@ def test_every_strategy_brings_the_whole_file_to_everybody(picker, choker, rate)
 
 def test_sixty_peers_of_whom_each_knows_at_most_fifty_complete():
     """Beyond the tracker's hand-out nobody knows everybody; the swarm must hang together all the same."""
-    swarm, _ = run([2 * MB] * 60, size_mib=1)
+    swarm, _ = run([2 * MB] * 60, size_mib=1, block_kib=128)
     assert all(len(peer.session.neighbours) <= 50 for peer in swarm.leechers)
     assert all(peer.session.owned.complete for peer in swarm.leechers)
 
@@ -164,7 +164,7 @@ def test_rarest_first_beats_sequential_where_no_seed_guides_the_choice(rng_seed)
 
     A seed's suggestions hide the difference, so here two peers own half of the file each and nobody owns it all.
     """
-    halves = {0: range(64), 1: range(64, 128)}
-    options = {"owned": halves, "rng_seed": rng_seed, "size_mib": 4, "block_kib": 32}
+    halves = {0: range(32), 1: range(32, 64)}
+    options = {"owned": halves, "rng_seed": rng_seed, "size_mib": 2, "block_kib": 32}
     times_s = {picker: run([2 * MB] * 9, picker=picker, **options)[1] for picker in PICKERS}
     assert times_s["rarest-first"] < 0.6 * times_s["sequential"]

@@ -5,7 +5,7 @@ import json
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minibit import wire
@@ -71,6 +71,7 @@ def messages(kind):
 
 
 @pytest.mark.parametrize("kind", MESSAGES)
+@settings(max_examples=25)
 @given(st.data())
 def test_every_message_survives_the_wire(kind, data):
     """What one peer writes is exactly what the other reads, whatever the text, the numbers and the bytes."""
@@ -79,6 +80,7 @@ def test_every_message_survives_the_wire(kind, data):
 
 
 @pytest.mark.parametrize("kind", MESSAGES)
+@settings(max_examples=25)
 @given(st.data())
 def test_every_message_is_a_json_object_with_the_specifications_names(kind, data):
     """A client in another language reads it with any JSON library and finds the names of the specification."""

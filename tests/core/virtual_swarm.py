@@ -30,12 +30,11 @@ MIB = 1024 * KIB
 
 @dataclass(frozen=True)
 class Logged:
-    """One call of a session and what it returned; without an event, it was ``take_haves(key)``."""
+    """An event as a session saw it, and what it did."""
 
     now_s: float
-    event: ev.Event | None
-    key: str
-    result: tuple
+    event: ev.Event
+    actions: tuple[ev.Action, ...]
 
 
 @dataclass
@@ -174,7 +173,7 @@ class VirtualSwarm:
         done = []
         for event in events:
             actions = peer.session.handle(event, self.now_s)
-            peer.log.append(Logged(self.now_s, event, "", tuple(actions)))
+            peer.log.append(Logged(self.now_s, event, tuple(actions)))
             for action in actions:
                 self._carry_out(peer, action)
             done += actions
@@ -194,11 +193,6 @@ class VirtualSwarm:
             peer.ticks += 1
             peer.tick_at_s = float("inf")
             self.feed(peer, ev.Tick())
-
-    def _take_haves(self, peer: VirtualPeer, key: str) -> tuple[int, ...]:
-        haves = peer.session.take_haves(key, self.now_s)
-        peer.log.append(Logged(self.now_s, None, key, haves))
-        return haves
 
     # ------------------------------------------------------------------ messages
 
@@ -249,7 +243,8 @@ class VirtualSwarm:
         turn = ev.TurnOffered(sender.key, offer.standing, offer.suggest, offer.rate_bytes_per_s)
         actions = self.feed(receiver, ev.HavesReceived(sender.key, offer.haves), turn)
         accepted = receiver.session.takes_turn(sender.key, actions)
-        haves = () if accepted else self._take_haves(receiver, sender.key)
+        news = [] if accepted else self.feed(receiver, ev.NewsAsked(sender.key))
+        haves = next((action.haves for action in news if isinstance(action, ev.TellNews)), ())
         answers = [ev.HavesReceived(receiver.key, haves)] if haves else []
         self.later(lambda: self.feed(sender, *answers, ev.OfferAnswered(receiver.key, accepted)))
 
