@@ -26,8 +26,9 @@ MAX_HAVES_PER_MESSAGE = 2000  # 16 KB of digits: within every header limit; what
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 PeerId = Annotated[str, Meta(min_length=1, max_length=200)]
+Rate = Annotated[float, Meta(gt=0)]  # bytes/s
 Index = Annotated[int, Meta(ge=0)]
-InfoHashHex = Annotated[str, Meta(pattern=r"^[0-9a-f]{40}$")]
+InfoHashHex = Annotated[str, Meta(pattern=r"^[0-9a-f]{40}$", max_length=40)]  # $ alone admits a newline
 # What decoding may raise: not JSON or wrong fields; text that is not UTF-8; thousands of open brackets.
 MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 MessageType = TypeVar("MessageType")
@@ -153,7 +154,7 @@ class OfferTurn(msgspec.Struct, frozen=True, omit_defaults=True):
     block_indices: list[Index] = []
     standing: bool = False
     suggest: Index | None = None
-    rate_bytes_per_s: float | None = None
+    rate_bytes_per_s: Rate | None = None
 
 
 class OfferAnswer(msgspec.Struct, frozen=True):

@@ -23,11 +23,12 @@ class BlocksGranted(Event, frozen=True):
 
 
 class PeerSeen(Event, frozen=True):
-    """The tracker or a message named a peer; ``seed`` if it is said to own every block."""
+    """The tracker named a peer, or (``inbound``) it came to us; ``seed`` if it is said to own every block."""
 
     key: str
     peer_id: str
     seed: bool = False
+    inbound: bool = False
 
 
 class TrackerAnswered(Event, frozen=True):

@@ -1,22 +1,19 @@
 """What a session knows of each neighbour."""
 
 from dataclasses import dataclass, field
-from enum import Enum
 
 from minibit.core.blocks import Bitfield
 
 INTERESTED_AFTER_REFUSAL_S = 10.0  # CONTRACT: a refused request makes a client interested for so long
 CONTACT_RETRY_MIN_S = 0.5
 CONTACT_RETRY_MAX_S = 30.0
+
+
+def _backoff_s(failures: int) -> float:
+    return min(CONTACT_RETRY_MIN_S * 2 ** min(failures, 10), CONTACT_RETRY_MAX_S)
+
+
 STRIKES_MAX = 3  # wrong blocks after which a sender is asked no more
-
-
-class Permission(Enum):
-    """What a neighbour lets me do."""
-
-    NONE = 0
-    ONCE = 1  # one request, now
-    STANDING = 2  # one request at a time, until it refuses
 
 
 @dataclass(slots=True)
@@ -26,9 +23,10 @@ class Neighbour:
     key: str
     peer_id: str
     have: Bitfield
-    permission: Permission = Permission.NONE
+    may_ask: bool = False  # it gave me a standing turn: one request at a time, until it refuses
     rate_bytes_per_s: float | None = None  # its uplink, as its last offer said
     suggested: int | None = None
+    kept_turn_until_s: float = float("-inf")  # it offered a turn while its last block was still coming in
     speaks_turns: bool | None = None  # None: not known yet
     told: int = 0  # how many of my acquired blocks it has heard of
     told_at_s: float = float("-inf")
@@ -62,14 +60,14 @@ class Neighbour:
 
     def contact_failed(self, now_s: float) -> None:
         """Leave it alone for a while, twice as long each time; what it has heard of my blocks is uncertain now."""
-        self.retry_at_s = now_s + min(CONTACT_RETRY_MIN_S * 2**self.failures, CONTACT_RETRY_MAX_S)
+        self.retry_at_s = now_s + _backoff_s(self.failures)
         self.failures += 1
         self.told = 0
         self.stands = False
 
     def lost(self, now_s: float) -> None:
         """A block from it broke off: ask for none for a while, twice as long each time."""
-        self.avoid_until_s = now_s + min(CONTACT_RETRY_MIN_S * 2**self.lost_in_a_row, CONTACT_RETRY_MAX_S)
+        self.avoid_until_s = now_s + _backoff_s(self.lost_in_a_row)
         self.lost_in_a_row += 1
 
     def wants_from(self, owned: int) -> int:

@@ -89,7 +89,7 @@ class OpenRequest:
 
     index: int
     key: str
-    asked_at_s: float
+    expected_at_s: float  # when it is in if all goes well
     due_at_s: float  # when it should have arrived; later than this, end game may ask another neighbour too
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from minibit.core import events as ev
 from minibit.core.blocks import Bitfield, Geometry, indices_of, mask_of, random_index
 from minibit.core.choker import OPTIMISTIC_ROUNDS, REGULAR_SLOTS, Candidate, Choice, Choker, rechoke_interval_s
-from minibit.core.neighbours import INTERESTED_AFTER_REFUSAL_S, Neighbour, Permission, Uplink
+from minibit.core.neighbours import INTERESTED_AFTER_REFUSAL_S, Neighbour, Uplink
 from minibit.core.picker import Availability, OpenRequest, Picker, RequestLedger
 
 OFFER_LEAD_S = 0.04  # a turn is offered so long before the link falls free: an exchange takes some 5 ms, more if busy
@@ -73,6 +73,7 @@ class Session:
         self._download_rate = download_rate_bytes_per_s
         self._max_neighbours = max_neighbours
         self._acquired: list[int] = []
+        self._source: dict[int, str] = {}  # block -> who gave it
         self._given = Availability(geometry.num_blocks)  # how often I gave each block
         self._began_complete = False
         self._running = False
@@ -138,7 +139,7 @@ class Session:
 
     def describe(self) -> str:
         """Say in one line what this peer is waiting for."""
-        permitted = sum(n.permission is not Permission.NONE for n in self.neighbours.values())
+        permitted = sum(n.may_ask for n in self.neighbours.values())
         useful = sum(bool(n.have.mask & self.owned.missing) for n in self.neighbours.values())
         asked = [f"block {r.index} from {r.key}" for key in self.neighbours if (r := self.ledger.get(key))]
         return (
@@ -164,31 +165,41 @@ class Session:
 
     def _on_peer_seen(self, event: ev.PeerSeen, now_s: float) -> None:
         neighbour = self.neighbours.get(event.key)
+        if neighbour is not None and neighbour.peer_id != event.peer_id:
+            self.forget(event.key)  # another peer lives at this address now
+            neighbour = None
         if neighbour is None:
-            if len(self.neighbours) >= self._max_neighbours and not self._drop_one(now_s):
+            if len(self.neighbours) >= self._max_neighbours and not self._make_room(now_s, inbound=event.inbound):
                 return
             neighbour = Neighbour(event.key, event.peer_id, Bitfield(self.geometry.num_blocks))
             self.neighbours[event.key] = neighbour
             self.choked.add(event.key)
-        elif neighbour.peer_id != event.peer_id:
-            self._learn(neighbour, 0, replace=True)  # another peer lives at this address now
-            neighbour.peer_id = event.peer_id
-            neighbour.told = 0
         if event.seed:
             self._learn(neighbour, self.owned.mask | self.owned.missing)
 
-    def _drop_one(self, now_s: float) -> bool:
-        """Make room for a new neighbour where one cannot be reached or was banned."""
-        for key, neighbour in self.neighbours.items():
-            if neighbour.banned or (neighbour.retry_at_s > now_s and key not in self.ledger):
-                self.forget(key)
-                return True
-        return False
+    def _make_room(self, now_s: float, *, inbound: bool) -> bool:
+        """Drop a neighbour that is of no use; for one that came to us, else the one longest without an exchange.
+
+        Without the latter a latecomer would be known to nobody once every table is full.
+        """
+        idle = [
+            n
+            for key, n in self.neighbours.items()
+            if key not in self.ledger and key not in self.unchoked and not self.uplink.uploads_to(key)
+        ]
+        useless = [n for n in idle if n.banned or n.retry_at_s > now_s or (self.owned.complete and n.have.complete)]
+        leaves = useless or (idle if inbound else [])
+        if not leaves:
+            return False
+        self.forget(min(leaves, key=lambda n: max(n.last_turn_s, n.told_at_s)).key)
+        return True
 
     def forget(self, key: str) -> None:
         """Drop a neighbour; raise KeyError if it is not known."""
         self._learn(self.neighbours[key], 0, replace=True)
         del self.neighbours[key]
+        self.uplink.offers.pop(key, None)
+        self.ledger.close(key)
         self.unchoked.discard(key)
         self.choked.discard(key)
 
@@ -212,6 +223,7 @@ class Session:
         if neighbour:
             neighbour.heard_from()
             neighbour.idles = True  # it asks what there is: tell it when there is more
+            neighbour.stands = False  # ... and that it may ask, which it may not know
             neighbour.interested_until_s = now_s + INTERESTED_AFTER_REFUSAL_S
             self._learn(neighbour, mask_of(event.indices), replace=True)
 
@@ -222,8 +234,7 @@ class Session:
         neighbour.heard_from()
         neighbour.told, neighbour.told_at_s = len(self._acquired), now_s
         neighbour.speaks_turns = event.turns
-        if event.unchoked and (not event.turns or neighbour.permission is Permission.STANDING):
-            neighbour.permission = Permission.STANDING
+        neighbour.may_ask = event.unchoked and (neighbour.may_ask or not event.turns)
 
     def _on_contact_failed(self, event: ev.ContactFailed, now_s: float) -> None:
         self.uplink.offers.pop(event.key, None)
@@ -260,13 +271,14 @@ class Session:
     # ------------------------------------------------------------------ what others hear of my blocks
 
     def _haves_for(self, neighbour: Neighbour, now_s: float) -> tuple[int, ...]:
-        """Return what this neighbour has not heard of and lacks, and count it as told (a failure takes that back)."""
+        """Return what this neighbour has not heard of, and count it as told (a failure takes that back)."""
         if neighbour.told == len(self._acquired):
             return ()
         fresh = self._acquired[neighbour.told : neighbour.told + MAX_HAVES_PER_MESSAGE]
         neighbour.told += len(fresh)
         neighbour.told_at_s = now_s
-        return tuple(index for index in fresh if index not in neighbour.have)
+        # All but what it gave itself: what it owns too matters, it tells how far this peer is.
+        return tuple(index for index in fresh if self._source.get(index) != neighbour.key)
 
     def _on_news_asked(self, event: ev.NewsAsked, now_s: float) -> None:
         if event.key in self.neighbours:
@@ -433,7 +445,10 @@ class Session:
             self._cool(event.key, now_s)
 
     def _on_request(self, event: ev.RequestReceived, now_s: float) -> None:
-        neighbour = self.neighbours[event.key]
+        neighbour = self.neighbours.get(event.key)
+        if neighbour is None:  # forgotten between two threads
+            self._actions.append(ev.Refuse(event.key, "choked"))
+            return
         neighbour.interested_until_s = now_s + INTERESTED_AFTER_REFUSAL_S
         holds_turn = event.key in self.uplink.offers or neighbour.turn_due_until_s > now_s
         if neighbour.banned or not self.lets_ask(event.key, now_s):
@@ -466,8 +481,13 @@ class Session:
         """Return when it makes sense for this client to ask again: its turn on the link, or the next rechoke."""
         if key not in self.unchoked:
             return max(self._next_rechoke_s - now_s, EARLY_RECHOKE_S)
-        ahead = sum(n.waits_for_turn for n in self._unchoked_neighbours())
-        return max(self.uplink.free_at_s - now_s, 0.0) + ahead * self._service_s()
+        mine_s = self.neighbours[key].last_turn_s if key in self.neighbours else now_s
+        ahead = sum(
+            n.key != key and n.last_turn_s <= mine_s and (n.waits_for_turn or self._could_use_turn(n, now_s))
+            for n in self._unchoked_neighbours()
+        )
+        ahead += len(self.uplink.offers)
+        return max(max(self.uplink.free_at_s - now_s, 0.0) + ahead * self._service_s(), WAKE_MIN_S)
 
     def _on_upload_stalled(self, event: ev.UploadStalled, now_s: float) -> None:
         self.uplink.stall(event.key, event.index, now_s)
@@ -479,7 +499,7 @@ class Session:
             return
         neighbour.given_bytes += event.sent_bytes
         if not event.complete:
-            neighbour.contact_failed(now_s)
+            neighbour.told = 0  # it may have gone, or had the block from elsewhere; the next offer will tell
             return
         self._given.add(1 << event.index)
         if not self.uplink.takes_turns:
@@ -498,17 +518,21 @@ class Session:
         neighbour.suggested = event.suggest
         neighbour.ask_again_at_s = 0.0
         if event.standing:
-            neighbour.permission = Permission.STANDING
-        elif self._has_downlink_room(event.rate_bytes_per_s):
+            neighbour.may_ask = True
+        elif event.key in self.ledger:
+            neighbour.kept_turn_until_s = now_s + OFFER_LAPSES_S  # its last block has left it and is not in yet
+        elif self._has_downlink_room(event.rate_bytes_per_s, now_s):
             self._ask(neighbour, now_s)
 
-    def _has_downlink_room(self, rate_bytes_per_s: float | None) -> bool:
+    def _has_downlink_room(self, rate_bytes_per_s: float | None, now_s: float) -> bool:
         """Whether another block at this rate fits beside those under way: a full downlink would hold up the sender."""
         if len(self.ledger) >= DOWNLOADS_MAX:
             return False
         if self._download_rate is None or rate_bytes_per_s is None or not len(self.ledger):
             return True
-        taken = sum(n.rate_bytes_per_s or 0.0 for key, n in self.neighbours.items() if key in self.ledger)
+        soon_s = now_s + OFFER_LEAD_S  # the offered block comes when its sender's link falls free: by then these are in
+        lasting = (r for key in self.neighbours if (r := self.ledger.get(key)) and r.expected_at_s > soon_s)
+        taken = sum(self.neighbours[request.key].rate_bytes_per_s or 0.0 for request in lasting)
         return taken + rate_bytes_per_s <= self._download_rate * 1.01
 
     def _ask_standing(self, now_s: float) -> None:
@@ -516,9 +540,7 @@ class Session:
         if self.owned.complete or len(self.ledger) >= DOWNLOADS_OPEN_MAX:
             return
         able = [
-            n
-            for n in self.neighbours.values()
-            if n.permission is Permission.STANDING and n.key not in self.ledger and n.ask_again_at_s <= now_s
+            n for n in self.neighbours.values() if n.may_ask and n.key not in self.ledger and n.ask_again_at_s <= now_s
         ]
         self._rng.shuffle(able)
         for neighbour in able:
@@ -535,7 +557,8 @@ class Session:
             return False
         size = self.geometry.block_length_bytes(index)
         expected_s = size / neighbour.rate_bytes_per_s if neighbour.rate_bytes_per_s else 4 * self._measured_service_s
-        self.ledger.open(OpenRequest(index, neighbour.key, now_s, now_s + 2 * expected_s + OFFER_LAPSES_S))
+        due_s = now_s + 2 * expected_s + OFFER_LAPSES_S
+        self.ledger.open(OpenRequest(index, neighbour.key, now_s + expected_s, due_s))
         self._actions.append(ev.RequestBlock(neighbour.key, index, self._haves_for(neighbour, now_s)))
         return True
 
@@ -565,13 +588,21 @@ class Session:
         self._last_arrival_s = now_s
         self._starved_s = STARVED_MIN_S
         self._acquired.append(event.index)
+        self._source[event.index] = event.key
         if not self.uplink.takes_turns and not self._measured_service_s:
             self._measured_service_s = event.duration_s
         self._actions.extend(
             ev.CancelRequest(other.key, other.index) for other in self.ledger.others(event.index, event.key)
         )
         if not self._finish_if_complete():
+            self._use_kept_turn(event.key, now_s)
             self._spread_haves(now_s)
+
+    def _use_kept_turn(self, key: str, now_s: float) -> None:
+        neighbour = self.neighbours.get(key)
+        if neighbour and neighbour.kept_turn_until_s > now_s:
+            neighbour.kept_turn_until_s = float("-inf")
+            self._ask(neighbour, now_s)
 
     def _finish_if_complete(self) -> bool:
         if self.owned.complete and not self._finished:
@@ -587,11 +618,11 @@ class Session:
         if event.reason == "corrupt":
             neighbour.strikes += 1
         elif event.reason == "lost":
-            neighbour.permission = Permission.NONE
+            neighbour.may_ask = False
             neighbour.contact_failed(now_s)
             neighbour.lost(now_s)
         elif event.reason == "refused":
-            neighbour.permission = Permission.NONE
+            neighbour.may_ask = False
             neighbour.told = 0
         elif event.reason == "missing":
             self._learn(neighbour, neighbour.have.mask & ~(1 << event.index), replace=True)
@@ -606,7 +637,7 @@ class Session:
         if self.owned.complete or len(self.ledger) or now_s < self._look_around_at_s:
             return
         reachable = [n for n in self.neighbours.values() if n.retry_at_s <= now_s and not n.banned]
-        standing = [n for n in reachable if n.permission is Permission.STANDING]
+        standing = [n for n in reachable if n.may_ask]
         if not standing and now_s < self._last_arrival_s + STARVED_MAX_S:
             return  # limited uplinks offer when they can
         self._look_around_at_s = now_s + self._starved_s
@@ -623,7 +654,8 @@ class Session:
         """
         if any(isinstance(action, ev.RequestBlock) and action.key == key for action in actions):
             return True
-        return len(self.ledger) > 0 and self.neighbours[key].permission is Permission.STANDING
+        neighbour = self.neighbours[key]
+        return neighbour.kept_turn_until_s > float("-inf") or (neighbour.may_ask and len(self.ledger) > 0)
 
     def lets_ask(self, key: str, now_s: float) -> bool:
         """Whether this neighbour is not refused as choked if it asks now."""
@@ -638,7 +670,7 @@ class Session:
 
     def unchokes_me(self, key: str) -> bool:
         """Whether this neighbour lets me ask at the moment."""
-        return key in self.ledger or self.neighbours[key].permission is not Permission.NONE
+        return key in self.ledger or self.neighbours[key].may_ask
 
     def missing_blocks(self) -> list[int]:
         """Return the blocks still to come."""

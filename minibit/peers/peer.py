@@ -402,12 +402,12 @@ class Peer:
             if known:
                 self.driver.feed(ev.HavesReceived(key, known))
 
-    def meet(self, key: str, peer_id: str, *, seed: bool = False) -> None:
+    def meet(self, key: str, peer_id: str, *, seed: bool = False, inbound: bool = False) -> None:
         """Learn of a peer at this address."""
         if peer_id == self.peer_id:
             return
         with self.driver.lock:
-            self.driver.feed(ev.PeerSeen(key, peer_id, seed))
+            self.driver.feed(ev.PeerSeen(key, peer_id, seed, inbound))
             if key in self.session.neighbours:
                 self._key_of[key.rpartition(":")[0], peer_id] = key
 
@@ -423,7 +423,7 @@ class Peer:
             key = sender_id
         if listen_port is not None and key != f"{remote_ip}:{listen_port}":
             key = f"{remote_ip}:{listen_port}"
-            self.meet(key, sender_id)
+            self.meet(key, sender_id, inbound=True)
         return key if key in self.session.neighbours else None
 
     def name_of(self, key: str) -> str:

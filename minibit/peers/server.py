@@ -171,7 +171,7 @@ class _Upload:
         self._peer = peer
         self._key = key
         self._index = index
-        self._peer_id = peer.session.neighbours[key].peer_id
+        self._peer_id = peer.name_of(key)
         self._parts: Iterable[Any] = ()
         self._length = 0
         self._sent = 0

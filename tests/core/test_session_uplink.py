@@ -197,14 +197,13 @@ def test_what_a_neighbour_gave_long_ago_weighs_less():
     assert a.received_lately_bytes < b.received_lately_bytes
 
 
-def test_an_upload_that_breaks_off_leaves_the_receiver_alone_for_a_while():
-    """It is probably gone; each further offer would cost a connection that times out."""
+def test_an_upload_that_breaks_off_says_nothing_against_the_receiver():
+    """In end game it had the block from elsewhere; if it has gone, the next offer will tell."""
     driven = Driven(ALL)
     driven.meet("a")
     driven.request("a", 0)
-    driven.sent("a", 0, complete=False)
-    assert of(ev.OfferTurn, driven.sleep(0.45)) == []
-    assert of(ev.OfferTurn, driven.sleep(2.0)) != []
+    (offer,) = of(ev.OfferTurn, driven.sent("a", 0, complete=False))
+    assert offer.haves == tuple(range(8)), "what it was told before may be lost with the answer"
 
 
 def test_an_unlimited_uplink_gives_standing_turns_to_whom_it_unchokes():

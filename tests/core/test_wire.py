@@ -30,7 +30,7 @@ peer_ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_siz
 ports = st.integers(1, 65535)
 indices = st.integers(0, 2**40)
 index_lists = st.lists(indices, max_size=8)
-seconds = st.floats(0, 1e6)
+seconds = st.floats(0, 1e6, exclude_min=True)
 entries = st.builds(
     wire.PeerEntry, peer_id=peer_ids, ip=texts, port=ports, blocks_owned=index_lists, seed=st.booleans()
 )
