@@ -23,11 +23,6 @@ class Spread:
         """The interquartile range: how wide the middle half lies."""
         return self.q3 - self.q1
 
-    @property
-    def relative_iqr(self) -> float | None:
-        """The interquartile range over the median; None if the median is 0."""
-        return self.iqr / self.median if self.median else None
-
 
 def spread(values: Sequence[float]) -> Spread:
     """Summarise a sample. Raise ValueError if it is empty or holds a NaN, which has no place in an order."""

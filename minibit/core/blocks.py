@@ -5,7 +5,7 @@ integer, bit ``i`` standing for block ``i``: union, difference and counting cost
 lie, which keeps choosing cheap for files of hundreds of thousands of blocks too.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
 
@@ -67,11 +67,6 @@ def mask_of(indices: Iterable[int]) -> int:
     return int.from_bytes(bits, "little")
 
 
-def mask_of_bools(flags: Sequence[bool]) -> int:
-    """Return the set of the positions that are true (parsed as one binary number: linear, unlike bit by bit)."""
-    return int("".join("1" if flag else "0" for flag in reversed(flags)) or "0", 2)
-
-
 def bools_of(mask: int, size: int) -> list[bool]:
     """Return the set as a list of ``size`` booleans, the form that the specification's messages use."""
     return [digit == "1" for digit in reversed(format(mask, f"0{size}b"))] if size else []
@@ -118,11 +113,6 @@ class Bitfield:
         self.size = size
         self.mask = mask & full_mask(size)
 
-    @classmethod
-    def full(cls, size: int) -> "Bitfield":
-        """Return the set of all blocks."""
-        return cls(size, full_mask(size))
-
     def add(self, index: int) -> bool:
         """Put a block in; return whether it was new. Raise IndexError if there is no such block."""
         if not 0 <= index < self.size:
@@ -165,7 +155,3 @@ class Bitfield:
     def complete(self) -> bool:
         """Whether every block is in; true of a file without blocks."""
         return self.mask == full_mask(self.size)
-
-    def to_bools(self) -> list[bool]:
-        """Return the set as ``size`` booleans."""
-        return bools_of(self.mask, self.size)

@@ -1,4 +1,4 @@
-"""Rate limits as arithmetic: a token bucket, a meter of sliding windows, and the test whether a cap was respected.
+"""Rate limits as arithmetic: a token bucket, a meter of sliding windows, and the most that a cap allows.
 
 Nothing here reads a clock or sleeps: every call is given ``now_s`` of one monotonic clock. The owner of an object makes
 one call at a time. A peer without a limit has no bucket.
@@ -59,15 +59,6 @@ class TokenBucket:
         debt_bytes = max(0.0, -self._tokens)
         return max(0.0, updated_s + debt_bytes / self.rate_bytes_per_s - now_s) if debt_bytes else 0.0
 
-    def refund(self, n_bytes: int) -> None:
-        """Give back what was taken and not sent, so that an aborted transfer costs the link nothing.
-
-        Those who wait already keep their turn; who takes next waits less. Raise ValueError if ``n_bytes`` is negative.
-        """
-        if n_bytes < 0:
-            raise ValueError(f"cannot give back {n_bytes} bytes")
-        self._tokens = min(self.burst_bytes, self._tokens + n_bytes)
-
     def _fill(self, now_s: float) -> float:
         last_s = now_s if self._updated_s is None else self._updated_s
         earned = max(0.0, now_s - last_s) * self.rate_bytes_per_s
@@ -111,12 +102,3 @@ def peak_limit_bytes(rate_bytes_per_s: float) -> float:
 def total_limit_bytes(rate_bytes_per_s: float, duration_s: float) -> float:
     """Return the most that a run of ``duration_s`` may carry under a cap: cap x 1.005 x T + one burst."""
     return rate_bytes_per_s * TOTAL_FACTOR * duration_s + burst_bytes(rate_bytes_per_s)
-
-
-def cap_is_respected(
-    rate_bytes_per_s: float, *, peak_bytes_per_s: float, total_bytes: float, duration_s: float
-) -> bool:
-    """Whether a link kept its cap, both in its busiest sliding second and over the whole run."""
-    return peak_bytes_per_s <= peak_limit_bytes(rate_bytes_per_s) and total_bytes <= total_limit_bytes(
-        rate_bytes_per_s, duration_s
-    )

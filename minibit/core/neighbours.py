@@ -10,7 +10,7 @@ CONTACT_RETRY_MAX_S = 30.0
 
 
 def _backoff_s(failures: int) -> float:
-    return min(CONTACT_RETRY_MIN_S * 2 ** min(failures, 10), CONTACT_RETRY_MAX_S)
+    return min(CONTACT_RETRY_MIN_S * 2.0 ** min(failures, 10), CONTACT_RETRY_MAX_S)
 
 
 STRIKES_MAX = 3  # wrong blocks after which a sender is asked no more

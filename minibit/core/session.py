@@ -18,7 +18,7 @@ from random import Random
 from typing import Any
 
 from minibit.core import events as ev
-from minibit.core.blocks import Bitfield, Geometry, indices_of, mask_of, random_index
+from minibit.core.blocks import Bitfield, Geometry, mask_of, random_index
 from minibit.core.choker import OPTIMISTIC_ROUNDS, REGULAR_SLOTS, Candidate, Choice, Choker, rechoke_interval_s
 from minibit.core.neighbours import INTERESTED_AFTER_REFUSAL_S, Neighbour, Uplink
 from minibit.core.picker import Availability, OpenRequest, Picker, RequestLedger
@@ -671,7 +671,3 @@ class Session:
     def unchokes_me(self, key: str) -> bool:
         """Whether this neighbour lets me ask at the moment."""
         return key in self.ledger or self.neighbours[key].may_ask
-
-    def missing_blocks(self) -> list[int]:
-        """Return the blocks still to come."""
-        return list(indices_of(self.owned.missing))

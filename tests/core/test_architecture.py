@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 60
 
@@ -28,7 +26,6 @@ def modules_after(code):
 
 def test_imports_point_down():
     """A peer that imported the command line, or policy that imported a socket, could not be tested or forked alone."""
-    pytest.importorskip("importlinter", reason="import-linter comes with the lint extra")
     lint = "from importlinter.cli import lint_imports_command; lint_imports_command()"
     done = python("-c", lint, "--no-cache", "--config", str(ROOT / "pyproject.toml"))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -8,7 +8,6 @@ from minibit.core.limiter import (
     RateMeter,
     TokenBucket,
     burst_bytes,
-    cap_is_respected,
     chunk_bytes,
     peak_limit_bytes,
     total_limit_bytes,
@@ -82,22 +81,6 @@ def test_callers_are_served_in_the_order_of_their_calls():
     assert [bucket.take(100, now_s=0.0) for _ in range(3)] == pytest.approx([0.1, 0.2, 0.3])
 
 
-def test_a_refund_shortens_the_wait_of_the_next_caller():
-    """An aborted transfer must not leave the link idle for bytes that never left."""
-    bucket = TokenBucket(1000.0)
-    bucket.take(500, now_s=0.0)
-    bucket.refund(400)
-    assert bucket.take(100, now_s=0.0) == pytest.approx(0.2)
-
-
-def test_a_refund_never_exceeds_one_burst():
-    """Giving back is no way of saving up."""
-    bucket = TokenBucket(1_000_000.0)
-    bucket.take(0, now_s=0.0)
-    bucket.refund(10_000_000)
-    assert bucket.take(100_000, now_s=0.0) == pytest.approx(0.05)
-
-
 def test_a_clock_drawn_out_of_order_earns_nothing_twice():
     """Two threads may draw the clock in one order and take in the other; both still wait for the same instants."""
     bucket = TokenBucket(1000.0)
@@ -114,12 +97,10 @@ def test_a_rate_that_is_no_rate_is_refused(rate):
 
 
 def test_negative_amounts_are_refused():
-    """A negative take would be a refund that nobody sees."""
+    """A negative take would be an allowance from nowhere."""
     bucket = TokenBucket(10.0)
     with pytest.raises(ValueError, match="cannot take -1"):
         bucket.take(-1, 0.0)
-    with pytest.raises(ValueError, match="cannot give back -1"):
-        bucket.refund(-1)
 
 
 @given(rates, demands)
@@ -131,9 +112,8 @@ def test_one_sender_keeps_the_cap_however_it_idles_and_wakes(rate, demands):
     for at_s, n_bytes in sends:
         meter.add(n_bytes, at_s)
     duration_s = sends[-1][0] - demands[0][0]  # the first take starts the bucket
-    assert cap_is_respected(
-        rate, peak_bytes_per_s=meter.peak_bytes_per_window, total_bytes=meter.total_bytes, duration_s=duration_s
-    )
+    assert meter.peak_bytes_per_window <= peak_limit_bytes(rate)
+    assert meter.total_bytes <= total_limit_bytes(rate, duration_s)
 
 
 @given(rates, st.lists(st.tuples(st.integers(1, 100_000), st.floats(0, 0.2)), min_size=1, max_size=60))
@@ -176,12 +156,3 @@ def test_a_meter_needs_a_window():
     """A window of no length would report a peak of one event and look like a respected cap."""
     with pytest.raises(ValueError, match="window"):
         RateMeter(0.0)
-
-
-def test_a_leak_is_seen_in_the_peak_and_in_the_total():
-    """Either test alone misses a leak: a short burst drowns in the total, a slow leak in the second."""
-    rate, duration_s = 1_000_000.0, 100.0
-    peak, total = peak_limit_bytes(rate), total_limit_bytes(rate, duration_s)
-    assert cap_is_respected(rate, peak_bytes_per_s=peak, total_bytes=total, duration_s=duration_s)
-    assert not cap_is_respected(rate, peak_bytes_per_s=peak + 1, total_bytes=total, duration_s=duration_s)
-    assert not cap_is_respected(rate, peak_bytes_per_s=peak, total_bytes=total + 1, duration_s=duration_s)
