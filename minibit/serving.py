@@ -8,6 +8,7 @@ bytes go from the file to the socket by ``os.sendfile``, paced as the slice says
 The body of an application that yields bytes is served by waitress unchanged.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 import msgspec
+from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.server import TcpWSGIServer
@@ -111,16 +113,33 @@ class SendfileChannel(HTTPChannel):
     task_class = _PromptTask
     error_task_class = _JsonErrorTask
     _serving = False
+    _more_follows = False
+
+    def add_channel(self, map: Any = None) -> None:  # noqa: A002  wasyncore's name
+        """Wait for the first request."""
+        super().add_channel(map)
+        self.server.epoll.register(self._fileno, select.EPOLLIN | select.EPOLLONESHOT)
 
     def service(self) -> None:
         """Answer one request."""
         self._serving = True
+        _thread.channel = self
         try:
             super().service()
         finally:
+            _thread.channel = None
             self._serving = False
             if self.writable():  # a slow reader, or a connection to be closed: the loop's work now
-                self.server.pull_trigger()
+                self.watch()
+
+    def watch(self) -> None:
+        """Have the loop told of the next thing that this channel can do, once; from any thread."""
+        flags = (select.EPOLLIN | select.EPOLLPRI if self.readable() else 0) | (
+            select.EPOLLOUT if self.writable() else 0
+        )
+        if flags and self._fileno is not None:
+            with contextlib.suppress(OSError, ValueError):  # closed meanwhile: there is nothing to wait for
+                self.server.epoll.modify(self._fileno, flags | select.EPOLLONESHOT)
 
     def writable(self) -> bool:
         """Tell waitress's loop whether it has to write or close."""
@@ -131,10 +150,23 @@ class SendfileChannel(HTTPChannel):
         with self.outbuf_lock:
             self._flush_exception(self._flush_some, do_close=False)
 
+    def send(self, data: bytes, do_close: bool = True) -> int:
+        """Send what the socket takes; a header together with the first bytes of the slice that follows."""
+        if not self._more_follows:
+            return int(super().send(data, do_close=do_close))
+        try:
+            return int(self.socket.send(data, socket.MSG_MORE))
+        except BlockingIOError:
+            return 0
+
     def write_soon(self, data: Any) -> int:
         """Send the slice and return its length; hand everything else to waitress."""
         if isinstance(data, FileSlice):
-            self._flush_headers()
+            self._more_follows = bool(data)
+            try:
+                self._flush_headers()
+            finally:
+                self._more_follows = False
             self._send_slice(data)
             return data.count
         return int(super().write_soon(data))
@@ -200,8 +232,63 @@ class SendfileChannel(HTTPChannel):
         raise ClientDisconnected from error
 
 
+_thread = threading.local()  # .channel: what this thread serves
+
+
 class _Server(TcpWSGIServer):
+    """Waitress's server around epoll instead of its poll loop.
+
+    Waitress asks every channel what it waits for at each turn of its loop, and takes two turns for a request: one for
+    its arrival, one after a serving thread pulled the trigger. Here a channel is watched for one event at a time, and
+    the thread that answered has it watched again itself.
+    """
+
     channel_class = SendfileChannel
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.epoll = select.epoll()
+        super().__init__(*arguments, **options)
+
+    def run(self) -> None:
+        """Serve until the map of sockets is empty."""
+        try:
+            self.epoll.register(self.trigger.socket.fileno(), select.EPOLLIN)
+            self.epoll.register(self.socket.fileno(), 0)
+            accepts = False
+            while self._map:
+                if self.readable() != accepts:
+                    accepts = not accepts
+                    self.epoll.modify(self.socket.fileno(), select.EPOLLIN if accepts else 0)
+                for descriptor, flags in self.epoll.poll(self.adj.asyncore_loop_timeout):
+                    self._attend(self._map.get(descriptor), flags)
+        finally:
+            self.epoll.close()
+
+    def _attend(self, happened: Any, flags: int) -> None:
+        if happened is None:
+            return
+        wasyncore.readwrite(happened, flags)
+        if happened is self.trigger:
+            self._watch(self.active_channels.values())
+        elif happened is not self:
+            happened.watch()
+
+    def pull_trigger(self) -> None:
+        """Have the loop look again: at the channel this thread serves, or from elsewhere at all of them."""
+        channel = getattr(_thread, "channel", None)
+        if channel is None:
+            super().pull_trigger()
+        else:
+            channel.watch()
+
+    def maintenance(self, now: float) -> None:
+        """Close the connections that were idle for too long."""
+        super().maintenance(now)
+        self._watch(channel for channel in self.active_channels.values() if channel.will_close)
+
+    def _watch(self, channels: Iterable[SendfileChannel]) -> None:
+        for channel in list(channels):
+            channel.watch()
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -252,7 +339,6 @@ class Server:
             channel_timeout=IDLE_CONNECTION_S,
             max_request_body_size=max_body_bytes + 1,  # the first size refused; its 1 GiB would let one fill the disk
             max_request_header_size=64 * 1024,  # messages carry their lists in the body
-            asyncore_use_poll=True,  # select() fails at 1,024 descriptors
             asyncore_loop_timeout=LISTEN_LOOP_S,
             recv_bytes=RECV_BYTES,
             log_socket_errors=False,  # in a swarm peers vanish; that is counted, not logged

@@ -151,8 +151,7 @@ class Session:
 
     def _on_started(self, event: ev.Started, now_s: float) -> None:
         self._running = True
-        self._acquired.extend(index for index in event.owned if index not in self._acquired)
-        self.owned.mask |= mask_of(event.owned)
+        self._acquired.extend(index for index in event.owned if self.owned.add(index))
         self._began_complete = self.owned.complete
         self._last_arrival_s = self._look_around_at_s = now_s
         self._next_rechoke_s = now_s + self.rechoke_interval_s()

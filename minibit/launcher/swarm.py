@@ -31,6 +31,7 @@ from minibit.launcher.channel import (
     Report,
     TrackerSpec,
 )
+from minibit.launcher.memory import ReadyMemory
 from minibit.launcher.processes import Child, Fleet, ProcessFleet, ThreadFleet
 from minibit.peers.meters import PeerReport
 from minibit.provenance import code_version, describe_machine
@@ -114,7 +115,8 @@ def run_swarm(scenario: Scenario, *, watch: Watch | None = None, keep: Path | No
         fleet: Fleet = ThreadFleet() if scenario.isolation == "thread" else ProcessFleet(len(specs) + 1)
         with fleet:
             _spawn(run, fleet, folder, source)
-            _race(run, fleet)
+            with ReadyMemory(scenario.file.size_bytes * len(run.leechers) * 2):
+                _race(run, fleet)
             _collect(run, fleet)
         run.leftovers = fleet.leftovers() + _open_ports(fleet)
         _verify(run, folder, source)

@@ -1,7 +1,7 @@
 """A peer's routes, as functions from a request to a reply.
 
-Flask serves them all. What MiniBit peers say to each other most (raw blocks, offers) is answered by the same functions
-from a plain WSGI function in front of Flask, which costs a fraction of Flask's routing.
+Flask serves them all. What peers say to each other (raw blocks, offers, haves, handshakes) is answered by the same
+functions from a plain WSGI function in front of Flask, which costs a fraction of Flask's routing.
 """
 
 import base64
@@ -257,13 +257,19 @@ class _Upload:
 
 
 def in_front_of(flask_app: WSGIApplication, routes: Routes) -> WSGIApplication:
-    """Return a WSGI application that answers peers' hottest messages itself and leaves the rest to Flask."""
+    """Return a WSGI application that answers what peers say to each other itself and leaves the rest to Flask."""
+    messages = {
+        wire.OFFER_TURN: routes.offer_turn,
+        wire.ANNOUNCE_BLOCK: routes.announce_block,
+        wire.HAVE_BLOCKS_INFO: routes.have_blocks_info,
+    }
 
     def application(environ: dict[str, Any], start_response: Any) -> Iterable[Any]:
-        path = environ["PATH_INFO"]
         if environ["REQUEST_METHOD"] == "POST":
-            if path == wire.OFFER_TURN:
-                return routes.offer_turn(environ["REMOTE_ADDR"], _body(environ)).send(start_response)
+            path = environ["PATH_INFO"]
+            answer = messages.get(path)
+            if answer:
+                return answer(environ["REMOTE_ADDR"], _body(environ)).send(start_response)
             if path == wire.REQUEST_BLOCK and environ.get("HTTP_ACCEPT") == wire.RAW:
                 reply = routes.request_block(
                     environ["REMOTE_ADDR"], _body(environ), raw=True, file_slice=environ.get(FILE_SLICE_KEY)
