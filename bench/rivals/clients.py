@@ -25,6 +25,7 @@ from pathlib import Path
 
 from minibit import scenario
 from minibit.core.blocks import auto_block_size_bytes
+from minibit.launcher.memory import ReadyMemory
 from minibit.launcher.swarm import run_swarm
 
 DEADLINE_S = 900
@@ -115,9 +116,10 @@ def _run_libtorrent(
     for client in started:
         if client.stdout.readline().strip() != "ready":
             raise RuntimeError("a libtorrent client did not start")
-    start_s = time.monotonic()
-    _say(started, "go")
-    end_s = max(float(client.stdout.readline()) for client in started)
+    with ReadyMemory(2 * work.peers * work.size_bytes):
+        start_s = time.monotonic()
+        _say(started, "go")
+        end_s = max(float(client.stdout.readline()) for client in started)
     _say(started, "end")
     return Outcome(end_s - start_s, sum(float(client.stdout.readline()) for client in started))
 
@@ -193,11 +195,12 @@ def _run_aria2(work: Work, folder: Path, source: Path, torrent: Path, started: l
     _wait((source.parent / "DONE").exists, 120)
     time.sleep(1.0)  # the seed announces
     directories = [folder / f"p{number}" for number in range(1, work.peers + 1)]
-    start_s = time.monotonic()
-    for number, directory in enumerate(directories, 1):
-        start(number, directory)
-    _wait(lambda: all((directory / "DONE").exists() for directory in directories), DEADLINE_S)
-    return time.monotonic() - start_s
+    with ReadyMemory(2 * work.peers * work.size_bytes):
+        start_s = time.monotonic()
+        for number, directory in enumerate(directories, 1):
+            start(number, directory)
+        _wait(lambda: all((directory / "DONE").exists() for directory in directories), DEADLINE_S)
+        return time.monotonic() - start_s
 
 
 def limit(work: Work) -> Outcome:

@@ -33,6 +33,12 @@ class Choice:
     unchoked: tuple[str, ...]
     optimistic: str | None = None
 
+    def keeping(self, keys: Sequence[str]) -> "Choice":
+        """Return a choice of as many (or more, if these are more), these among them."""
+        others = [key for key in self.unchoked if key not in keys]
+        unchoked = (*keys, *others[: max(0, len(self.unchoked) - len(keys))])
+        return Choice(unchoked, self.optimistic if self.optimistic in unchoked else None)
+
 
 class Choker(Protocol):
     """Chooses whom to serve."""

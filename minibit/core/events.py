@@ -114,7 +114,6 @@ class UploadEnded(Event, frozen=True):
     index: int
     sent_bytes: int
     complete: bool
-    duration_s: float = 0.0
 
 
 class BlockArrived(Event, frozen=True):
@@ -127,7 +126,7 @@ class BlockArrived(Event, frozen=True):
 
 
 class RequestFailed(Event, frozen=True):
-    """A request brought no good block: refused, busy, missing, corrupt, cancelled or lost."""
+    """A request brought no good block: refused, unknown (to the other), busy, missing, corrupt, cancelled or lost."""
 
     key: str
     index: int

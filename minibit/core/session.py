@@ -36,7 +36,11 @@ STARVED_MIN_S = 0.04  # nothing to ask for: look around, after twice as long eac
 STARVED_MAX_S = 1.0
 TRACKER_RETRY_MIN_S = 0.15
 HANDSHAKES_AT_START = 3
+SERVICE_MAX_S = 1.0  # an uplink nobody asked for so long was idle, not slow
+BLOCKS_PER_HAVE = 4  # between peers with unlimited uplinks, whose answers and offers carry most of the news
 NUMWANT = 50  # what the tracker hands out at most: fewer means the whole swarm was told
+
+_CHANGES_NOTHING = frozenset({ev.NewsAsked, ev.HavesDelivered})  # no decision follows from them
 
 
 class Session:
@@ -80,7 +84,9 @@ class Session:
         self._finished = False
         self._round = 0
         self._next_rechoke_s = 0.0
-        self._measured_service_s = 0.0
+        self._measured_service_s = 0.0  # an unlimited uplink: between two blocks that have left
+        self._last_upload_s = float("-inf")
+        self._measured_download_s = 0.0
         self._ask_tracker_at_s = float("inf")
         self._tracker_backoff_s = TRACKER_RETRY_MIN_S
         self._announced = False
@@ -117,7 +123,7 @@ class Session:
         """Take in what happened; return what to do about it, in order."""
         self._actions = []
         self._handlers[type(event)](event, now_s)
-        if not self._running:  # built, but not in the swarm: it answers, and decides nothing
+        if not self._running or type(event) in _CHANGES_NOTHING:  # built, but not in the swarm: it decides nothing
             return self._actions
         self._rechoke_if_due(now_s)
         self._offer_turns(now_s)
@@ -131,10 +137,14 @@ class Session:
         times.append(self.uplink.free_at_s - OFFER_LEAD_S)
         times.append(self.ledger.next_due_s(now_s))
         times.extend(self.uplink.offers.values())
-        times.extend(n.cool_until_s for n in self.neighbours.values())
-        if not self.owned.complete:
+        complete = self.owned.complete
+        if not complete:
             times.extend((self._look_around_at_s, self._last_arrival_s + STARVED_MAX_S))
-            times.extend(n.ask_again_at_s for n in self.neighbours.values())
+        for neighbour in self.neighbours.values():  # most are not in the future: this runs at every event
+            if neighbour.cool_until_s > now_s:
+                times.append(neighbour.cool_until_s)
+            if not complete and neighbour.ask_again_at_s > now_s:
+                times.append(neighbour.ask_again_at_s)
         return min((time_s for time_s in times if time_s > now_s), default=now_s + 1.0)
 
     def describe(self) -> str:
@@ -289,6 +299,8 @@ class Session:
 
     def _spread_haves(self, now_s: float) -> None:
         """Tell the neighbour that has not heard from me for longest: one message for each block at most."""
+        if not self.uplink.takes_turns and len(self._acquired) % BLOCKS_PER_HAVE:
+            return
         cutoff_s = now_s - self.rechoke_interval_s()
         stale = [
             n
@@ -326,14 +338,17 @@ class Session:
             neighbour.received_lately_bytes /= 2
         self._next_rechoke_s = now_s + self.rechoke_interval_s()
 
-    def _rechoke(self, now_s: float, *, rotate: bool) -> None:
+    def _rechoke(self, now_s: float, *, rotate: bool, early: bool = False) -> None:
         candidates = [
             Candidate(n.key, self._would_take(n, now_s), n.received_lately_bytes, n.given_bytes)
             for n in self.neighbours.values()
         ]
         self.last_rechoke_s = now_s
         choker = self._seed_choker if self.owned.complete else self._choker
-        self._apply(choker.choose(candidates, self._rng, rotate=rotate))
+        choice = choker.choose(candidates, self._rng, rotate=rotate)
+        if early and not self.uplink.takes_turns:  # fill the empty slots: who has a standing turn and uses it keeps it
+            choice = choice.keeping([c.key for c in candidates if c.interested and c.key in self.unchoked])
+        self._apply(choice)
 
     def _apply(self, choice: Choice) -> None:
         for key in self.unchoked.difference(choice.unchoked):
@@ -351,7 +366,7 @@ class Session:
         offer = self._offer_one_turn if self.uplink.takes_turns else self._offer_standing
         offer(now_s)
         if self._could_choose_better(now_s):
-            self._rechoke(now_s, rotate=False)
+            self._rechoke(now_s, rotate=False, early=True)
             offer(now_s)
 
     def _would_take(self, neighbour: Neighbour, now_s: float) -> bool:
@@ -446,7 +461,7 @@ class Session:
     def _on_request(self, event: ev.RequestReceived, now_s: float) -> None:
         neighbour = self.neighbours.get(event.key)
         if neighbour is None:  # forgotten between two threads
-            self._actions.append(ev.Refuse(event.key, "choked"))
+            self._actions.append(ev.Refuse(event.key, "unknown"))
             return
         neighbour.interested_until_s = now_s + INTERESTED_AFTER_REFUSAL_S
         holds_turn = event.key in self.uplink.offers or neighbour.turn_due_until_s > now_s
@@ -502,7 +517,9 @@ class Session:
             return
         self._given.add(1 << event.index)
         if not self.uplink.takes_turns:
-            self._measured_service_s += (event.duration_s - self._measured_service_s) / 8
+            gap_s = min(now_s - self._last_upload_s, SERVICE_MAX_S)
+            self._measured_service_s += (gap_s - self._measured_service_s) / 8
+            self._last_upload_s = now_s
         self._learn(neighbour, 1 << event.index)
 
     # ------------------------------------------------------------------ my downloads
@@ -555,7 +572,7 @@ class Session:
         if index is None:
             return False
         size = self.geometry.block_length_bytes(index)
-        expected_s = size / neighbour.rate_bytes_per_s if neighbour.rate_bytes_per_s else 4 * self._measured_service_s
+        expected_s = size / neighbour.rate_bytes_per_s if neighbour.rate_bytes_per_s else 2 * self._measured_download_s
         due_s = now_s + 2 * expected_s + OFFER_LAPSES_S
         self.ledger.open(OpenRequest(index, neighbour.key, now_s + expected_s, due_s))
         self._actions.append(ev.RequestBlock(neighbour.key, index, self._haves_for(neighbour, now_s)))
@@ -588,8 +605,7 @@ class Session:
         self._starved_s = STARVED_MIN_S
         self._acquired.append(event.index)
         self._source[event.index] = event.key
-        if not self.uplink.takes_turns and not self._measured_service_s:
-            self._measured_service_s = event.duration_s
+        self._measured_download_s += (event.duration_s - self._measured_download_s) / 8
         self._actions.extend(
             ev.CancelRequest(other.key, other.index) for other in self.ledger.others(event.index, event.key)
         )
@@ -621,6 +637,8 @@ class Session:
             neighbour.contact_failed(now_s)
             neighbour.lost(now_s)
         elif event.reason == "refused":
+            neighbour.may_ask = False
+        elif event.reason == "unknown":
             neighbour.may_ask = False
             neighbour.told = 0
         elif event.reason == "missing":

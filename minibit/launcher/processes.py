@@ -4,6 +4,7 @@ Two fleets with one face: ``ProcessFleet`` forks operating-system processes from
 same children as threads of this process. A fleet is a context manager; leaving it stops and reaps every child.
 """
 
+import contextlib
 import os
 import resource
 import select
@@ -37,6 +38,7 @@ from minibit.launcher.child import run_child
 
 READY_TIMEOUT_S = 60.0  # between two children becoming ready; hashing a large seed file takes a while
 STOP_TIMEOUT_S = 10.0
+EXIT_TIMEOUT_S = 2.0
 DESCRIPTORS_PER_CHILD = 2
 DESCRIPTORS_SPARE = 200
 
@@ -176,8 +178,12 @@ class ProcessFleet(Fleet):
                 child.exit_status = int(status)
 
     def _end(self) -> None:
-        for pid in self._alive():
-            os.kill(pid, signal.SIGKILL)
+        deadline_s = time.monotonic() + EXIT_TIMEOUT_S  # who has closed its channel is about to exit
+        while (alive := self._alive()) and time.monotonic() < deadline_s:
+            time.sleep(0.005)
+        for pid in alive:
+            with contextlib.suppress(ProcessLookupError):  # it was faster
+                os.kill(pid, signal.SIGKILL)
         self._control.close()
         try:
             self._forkserver.wait(STOP_TIMEOUT_S)

@@ -97,12 +97,15 @@ class Downloader:
 
     def _refused(self, action: ev.RequestBlock, status: int, body: bytes) -> ev.Event:
         self._peer.meters.counted("block_refused")
-        retry_after_s = 0.0
+        retry_after_s: float | None = None
         try:
-            retry_after_s = _refusal.decode(body).retry_after_s or 0.0
+            retry_after_s = _refusal.decode(body).retry_after_s
         except wire.MALFORMED:
             log.debug("%s refuses in words of its own: %r", action.key, body[:200])
-        return ev.RequestFailed(action.key, action.index, _REASONS.get(status, "lost"), retry_after_s)
+        reason = _REASONS.get(status, "lost")
+        if reason == "refused" and retry_after_s is None:  # a peer that knows me says when to come again
+            reason = "unknown"
+        return ev.RequestFailed(action.key, action.index, reason, retry_after_s or 0.0)
 
     def _receive(self, action: ev.RequestBlock, stream: BlockStream, begun_at_s: float) -> list[ev.Event]:
         """Read, check and keep a block; return what to tell the session."""

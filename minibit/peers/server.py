@@ -26,8 +26,9 @@ _block_request = wire.decoder(wire.BlockRequest)
 _have_blocks = wire.decoder(wire.HaveBlocksInfo)
 _announce = wire.decoder(wire.AnnounceBlock)
 _offer = wire.decoder(wire.OfferTurn)
-_REFUSALS = {"choked": 403, "missing": 404, "busy": 503}
+_REFUSALS = {"unknown": 403, "choked": 403, "missing": 404, "busy": 503}
 _MESSAGES = {
+    "unknown": "this peer does not know you: say POST /have_blocks_info first",
     "choked": "you are choked: ask again later",
     "missing": "this peer does not own block {index}",
     "busy": "the uplink is busy: your turn is kept",
@@ -86,7 +87,7 @@ class Routes:
     def _refusal(self, answer: ev.Refuse, index: int) -> Reply:
         status = _REFUSALS[answer.reason]
         message = _MESSAGES[answer.reason].format(index=index)
-        if status == HTTPStatus.NOT_FOUND:
+        if answer.reason in {"unknown", "missing"}:
             return self._error(status, message)
         headers = [("Retry-After", str(max(1, math.ceil(answer.retry_after_s))))]
         refusal = wire.BlockRefusal(message, self._peer.peer_id, answer.retry_after_s)
@@ -177,7 +178,6 @@ class _Upload:
         self._sent = 0
         self._holds_link = False
         self._ended = False
-        self._begun_at_s = peer.clock()
 
     def raw(self, haves: tuple[int, ...], file_slice: Any) -> Reply:
         """Send the bytes as they are: by the kernel if they lie in a file and the server can."""
@@ -217,7 +217,6 @@ class _Upload:
     def __iter__(self) -> Iterator[Any]:
         """Yield the body, holding the link if it is limited: blocks leave one after another."""
         self._holds_link = self._peer.up.rate_bytes_per_s is not None and self._peer.link.acquire()
-        self._begun_at_s = self._peer.clock()
         yield from self._parts
 
     def close(self) -> None:
@@ -229,10 +228,7 @@ class _Upload:
         complete = self._sent == self._length
         if not complete:
             self._peer.meters.aborted(self._peer_id)
-        duration_s = self._peer.clock() - self._begun_at_s
-        self._peer.driver.feed(
-            ev.UploadEnded(self._key, self._index, self._sent, complete=complete, duration_s=duration_s)
-        )
+        self._peer.driver.feed(ev.UploadEnded(self._key, self._index, self._sent, complete=complete))
 
     def _paced(self, data: bytes, size: int, encode: Callable[[bytes], bytes]) -> Iterator[bytes]:
         for start in range(0, len(data), size):

@@ -72,7 +72,7 @@ class Driven:
         return news.haves
 
     def sent(self, key, index, *, complete=True):
-        return self.tell(ev.UploadEnded(key, index, 16 * KIB, complete=complete, duration_s=0.01))
+        return self.tell(ev.UploadEnded(key, index, 16 * KIB, complete=complete))
 
     def arrived(self, key, index):
         return self.tell(ev.BlockArrived(key, index, 16 * KIB, 0.01))

@@ -26,7 +26,7 @@ def test_a_neighbour_dead_for_a_night_breaks_nothing():
     assert driven.session.neighbours["a"].retry_at_s <= driven.now_s + 30.0
 
 
-@pytest.mark.parametrize("reason", ["lost", "refused"])
+@pytest.mark.parametrize("reason", ["lost", "refused", "unknown"])
 def test_a_standing_turn_that_was_lost_is_given_again(reason):
     """The receiver forgot it, the seed thinks it stands: asking what there is must renew it."""
     seed, leecher = Driven(ALL, rate=None), Driven(rate=None)

@@ -292,7 +292,7 @@ class VirtualSwarm:
         sender.given.append((receiver.key, index))
         receiver.taken_bytes += size
         duration_s = self.now_s - transfer.begun_s
-        self.feed(sender, ev.UploadEnded(receiver.key, index, size, complete=True, duration_s=duration_s))
+        self.feed(sender, ev.UploadEnded(receiver.key, index, size, complete=True))
         news = [ev.HavesReceived(sender.key, transfer.haves)] if transfer.haves else []
         self.later(lambda: self.feed(receiver, *news, ev.BlockArrived(sender.key, index, size, duration_s)))
 
