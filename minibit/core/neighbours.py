@@ -23,6 +23,7 @@ class Neighbour:
     key: str
     peer_id: str
     have: Bitfield
+    number: int  # in the order of meeting
     may_ask: bool = False  # it gave me a standing turn: one request at a time, until it refuses
     rate_bytes_per_s: float | None = None  # its uplink, as its last offer said
     suggested: int | None = None

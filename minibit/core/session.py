@@ -13,6 +13,7 @@ Rules that hold at every moment:
 - A block counts as owned when the driver says it arrived, which it does once the hash matched and it was written.
 """
 
+import heapq
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
@@ -66,6 +67,7 @@ class Session:
         self.choked: set[str] = set()
         self.optimistic: str | None = None
         self.last_rechoke_s = float("-inf")
+        self._compared_s = float("-inf")
         self.neighbours: dict[str, Neighbour] = {}
         self.availability = Availability(geometry.num_blocks)
         self.ledger = RequestLedger()
@@ -83,6 +85,7 @@ class Session:
         self._running = False
         self._finished = False
         self._round = 0
+        self._met = 0
         self._next_rechoke_s = 0.0
         self._measured_service_s = 0.0  # an unlimited uplink: between two blocks that have left
         self._last_upload_s = float("-inf")
@@ -94,6 +97,7 @@ class Session:
         self._last_arrival_s = 0.0
         self._look_around_at_s = 0.0
         self._starved_s = STARVED_MIN_S
+        self._reminders: list[float] = []  # heap: when a neighbour may be offered a turn, or asked, again
         self._actions: list[ev.Action] = []
         self._handlers: dict[type[ev.Event], Callable[[Any, float], None]] = {
             ev.Started: self._on_started,
@@ -137,14 +141,11 @@ class Session:
         times.append(self.uplink.free_at_s - OFFER_LEAD_S)
         times.append(self.ledger.next_due_s(now_s))
         times.extend(self.uplink.offers.values())
-        complete = self.owned.complete
-        if not complete:
+        if not self.owned.complete:
             times.extend((self._look_around_at_s, self._last_arrival_s + STARVED_MAX_S))
-        for neighbour in self.neighbours.values():  # most are not in the future: this runs at every event
-            if neighbour.cool_until_s > now_s:
-                times.append(neighbour.cool_until_s)
-            if not complete and neighbour.ask_again_at_s > now_s:
-                times.append(neighbour.ask_again_at_s)
+        while self._reminders and self._reminders[0] <= now_s:
+            heapq.heappop(self._reminders)
+        times.extend(self._reminders[:1])
         return min((time_s for time_s in times if time_s > now_s), default=now_s + 1.0)
 
     def describe(self) -> str:
@@ -180,7 +181,8 @@ class Session:
         if neighbour is None:
             if len(self.neighbours) >= self._max_neighbours and not self._make_room(now_s, inbound=event.inbound):
                 return
-            neighbour = Neighbour(event.key, event.peer_id, Bitfield(self.geometry.num_blocks))
+            self._met += 1
+            neighbour = Neighbour(event.key, event.peer_id, Bitfield(self.geometry.num_blocks), self._met)
             self.neighbours[event.key] = neighbour
             self.choked.add(event.key)
         if event.seed:
@@ -377,13 +379,14 @@ class Session:
 
     def _could_choose_better(self, now_s: float) -> bool:
         """Whether a slot is empty, or the uplink idle, while somebody choked would take a block."""
-        if now_s < self.last_rechoke_s + EARLY_RECHOKE_S:
+        if now_s < max(self.last_rechoke_s, self._compared_s) + EARLY_RECHOKE_S:
             return False
         if self.uplink.takes_turns:
             if not self.uplink.has_room(now_s, OFFER_LEAD_S):
                 return False
             taken = sum(self._could_use_turn(neighbour, now_s) for neighbour in self._unchoked_neighbours())
             return not taken and any(self._could_use_turn(n, now_s) for n in self.neighbours.values())
+        self._compared_s = now_s
         taken = sum(self._would_take(neighbour, now_s) for neighbour in self._unchoked_neighbours())
         choked = (n for key, n in self.neighbours.items() if key not in self.unchoked)
         return taken <= REGULAR_SLOTS and any(self._would_take(n, now_s) for n in choked)
@@ -411,7 +414,8 @@ class Session:
                 self._offer(neighbour, now_s)
 
     def _unchoked_neighbours(self) -> list[Neighbour]:
-        return [n for key, n in self.neighbours.items() if key in self.unchoked]
+        unchoked = [self.neighbours[key] for key in self.unchoked if key in self.neighbours]
+        return sorted(unchoked, key=lambda n: n.number)  # a set of strings has another order in every process
 
     def _could_use_turn(self, neighbour: Neighbour, now_s: float) -> bool:
         if neighbour.key in self.uplink.offers or self.uplink.uploads_to(neighbour.key):
@@ -444,6 +448,7 @@ class Session:
         neighbour = self.neighbours.get(key)
         if neighbour:
             neighbour.cool_until_s = now_s + max(WAKE_MIN_S, self._service_s()) * 2**neighbour.declines
+            heapq.heappush(self._reminders, neighbour.cool_until_s)
             neighbour.declines = min(neighbour.declines + 1, DECLINES_MAX)
 
     def _on_offer_answered(self, event: ev.OfferAnswered, now_s: float) -> None:
@@ -645,6 +650,7 @@ class Session:
             self._learn(neighbour, neighbour.have.mask & ~(1 << event.index), replace=True)
         elif event.reason == "busy":
             neighbour.ask_again_at_s = now_s + max(event.retry_after_s, WAKE_MIN_S)
+            heapq.heappush(self._reminders, neighbour.ask_again_at_s)
 
     def _look_around(self, now_s: float) -> None:
         """Ask the tracker when it is time; starved of blocks, ask a neighbour for its state: an offer may be lost."""
