@@ -87,7 +87,7 @@ class Session:
         self._round = 0
         self._met = 0
         self._next_rechoke_s = 0.0
-        self._measured_service_s = 0.0  # an unlimited uplink: between two blocks that have left
+        self._measured_service_s = 0.0  # an unlimited uplink: from the blocks that leave side by side
         self._last_upload_s = float("-inf")
         self._measured_download_s = 0.0
         self._ask_tracker_at_s = float("inf")
@@ -522,8 +522,9 @@ class Session:
             return
         self._given.add(1 << event.index)
         if not self.uplink.takes_turns:
-            gap_s = min(now_s - self._last_upload_s, SERVICE_MAX_S)
-            self._measured_service_s += (gap_s - self._measured_service_s) / 8
+            side_by_side = max(1, len(self.unchoked))
+            service_s = min((now_s - self._last_upload_s) * side_by_side, SERVICE_MAX_S)
+            self._measured_service_s += (service_s - self._measured_service_s) / 8
             self._last_upload_s = now_s
         self._learn(neighbour, 1 << event.index)
 
