@@ -678,12 +678,15 @@ class Session:
         """
         if any(isinstance(action, ev.RequestBlock) and action.key == key for action in actions):
             return True
-        neighbour = self.neighbours[key]
+        neighbour = self.neighbours.get(key)
+        if neighbour is None:  # another thread made room meanwhile
+            return False
         return neighbour.kept_turn_until_s > float("-inf") or (neighbour.may_ask and len(self.ledger) > 0)
 
     def lets_ask(self, key: str, now_s: float) -> bool:
         """Whether this neighbour is not refused as choked if it asks now."""
-        held = self.neighbours[key].turn_due_until_s > now_s
+        neighbour = self.neighbours.get(key)
+        held = neighbour is not None and neighbour.turn_due_until_s > now_s
         return key in self.unchoked or key in self.uplink.offers or held
 
     def disown(self, index: int) -> None:
