@@ -41,7 +41,12 @@ SERVICE_MAX_S = 1.0  # an uplink nobody asked for so long was idle, not slow
 BLOCKS_PER_HAVE = 4  # between peers with unlimited uplinks, whose answers and offers carry most of the news
 NUMWANT = 50  # what the tracker hands out at most: fewer means the whole swarm was told
 
-_CHANGES_NOTHING = frozenset({ev.NewsAsked, ev.HavesDelivered})  # no decision follows from them
+_CHANGES_NOTHING = frozenset({ev.NewsAsked, ev.HavesDelivered, ev.PeerSeen})  # no decision follows from them
+
+
+def _smoothed(average: float, sample: float) -> float:
+    """Return a moving average over some eight samples, which starts at the first."""
+    return average + (sample - average) / 8 if average else sample
 
 
 class Session:
@@ -137,7 +142,7 @@ class Session:
 
     def next_wakeup_s(self, now_s: float) -> float:
         """Return when ``Tick`` is due if nothing else happens before."""
-        times = [self._next_rechoke_s, self._ask_tracker_at_s, self.last_rechoke_s + EARLY_RECHOKE_S]
+        times = [self._next_rechoke_s, self._ask_tracker_at_s, self.last_rechoke_s + self._early_rechoke_s()]
         times.append(self.uplink.free_at_s - OFFER_LEAD_S)
         times.append(self.ledger.next_due_s(now_s))
         times.extend(self.uplink.offers.values())
@@ -379,7 +384,7 @@ class Session:
 
     def _could_choose_better(self, now_s: float) -> bool:
         """Whether a slot is empty, or the uplink idle, while somebody choked would take a block."""
-        if now_s < max(self.last_rechoke_s, self._compared_s) + EARLY_RECHOKE_S:
+        if now_s < max(self.last_rechoke_s, self._compared_s) + self._early_rechoke_s():
             return False
         if self.uplink.takes_turns:
             if not self.uplink.has_room(now_s, OFFER_LEAD_S):
@@ -390,6 +395,14 @@ class Session:
         taken = sum(self._would_take(neighbour, now_s) for neighbour in self._unchoked_neighbours())
         choked = (n for key, n in self.neighbours.items() if key not in self.unchoked)
         return taken <= REGULAR_SLOTS and any(self._would_take(n, now_s) for n in choked)
+
+    def _early_rechoke_s(self) -> float:
+        """Return how long after a choice the next may come early: for standing turns, as many offers as blocks."""
+        return (
+            EARLY_RECHOKE_S
+            if self.uplink.takes_turns
+            else max(EARLY_RECHOKE_S, self._measured_service_s or self._measured_download_s)
+        )
 
     def _offer_one_turn(self, now_s: float) -> None:
         """Offer the link's next turn to whoever of the unchoked waited longest."""
@@ -524,7 +537,7 @@ class Session:
         if not self.uplink.takes_turns:
             side_by_side = max(1, len(self.unchoked))
             service_s = min((now_s - self._last_upload_s) * side_by_side, SERVICE_MAX_S)
-            self._measured_service_s += (service_s - self._measured_service_s) / 8
+            self._measured_service_s = _smoothed(self._measured_service_s, service_s)
             self._last_upload_s = now_s
         self._learn(neighbour, 1 << event.index)
 
@@ -611,7 +624,7 @@ class Session:
         self._starved_s = STARVED_MIN_S
         self._acquired.append(event.index)
         self._source[event.index] = event.key
-        self._measured_download_s += (event.duration_s - self._measured_download_s) / 8
+        self._measured_download_s = _smoothed(self._measured_download_s, event.duration_s)
         self._actions.extend(
             ev.CancelRequest(other.key, other.index) for other in self.ledger.others(event.index, event.key)
         )
