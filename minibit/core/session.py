@@ -19,7 +19,7 @@ from random import Random
 from typing import Any
 
 from minibit.core import events as ev
-from minibit.core.blocks import Bitfield, Geometry, mask_of, random_index
+from minibit.core.blocks import Bitfield, Geometry, indices_of, mask_of, random_index
 from minibit.core.choker import OPTIMISTIC_ROUNDS, REGULAR_SLOTS, Candidate, Choice, Choker, rechoke_interval_s
 from minibit.core.neighbours import INTERESTED_AFTER_REFUSAL_S, Neighbour, Uplink
 from minibit.core.picker import Availability, OpenRequest, Picker, RequestLedger
@@ -167,7 +167,9 @@ class Session:
 
     def _on_started(self, event: ev.Started, now_s: float) -> None:
         self._running = True
-        self._acquired.extend(index for index in event.owned if self.owned.add(index))
+        fresh = mask_of(event.owned) & ~mask_of(self._acquired)
+        self._acquired.extend(indices_of(fresh))
+        self.owned.mask |= fresh
         self._began_complete = self.owned.complete
         self._last_arrival_s = self._look_around_at_s = now_s
         self._next_rechoke_s = now_s + self.rechoke_interval_s()
