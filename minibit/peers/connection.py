@@ -126,7 +126,8 @@ class Connection:
             head, end, rest = data.partition(b"\r\n\r\n")
             if end and head.startswith(b"HTTP/1.1 1"):  # 100 Continue and its like: the answer follows
                 data = rest
-            elif end:
+                continue
+            if end:
                 return head, rest
             if len(data) > HEAD_MAX_BYTES:
                 raise AnswerError("an answer without an end of its head")

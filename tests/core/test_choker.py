@@ -11,6 +11,7 @@ from minibit.core.choker import (
     CHOKERS,
     OPTIMISTIC_ROUNDS,
     Candidate,
+    Choice,
     FreeRider,
     NoChoker,
     SeedChoker,
@@ -165,3 +166,11 @@ def test_a_complete_tit_for_tat_peer_turns_into_a_seed_and_the_others_stay():
 def test_the_rechoke_interval_follows_the_time_a_block_takes(service_s, interval_s):
     """Ten seconds is longer than many a swarm lives; less than some blocks would only rank noise."""
     assert rechoke_interval_s(service_s) == pytest.approx(interval_s)
+
+
+def test_a_choice_that_keeps_some_fills_the_rest_in_order():
+    """An early rechoke fills empty slots: who uses a standing turn must not lose it to a draw of lots."""
+    choice = Choice(("a", "b", "c"), optimistic="c")
+    assert choice.keeping(["x"]) == Choice(("x", "a", "b"))
+    assert choice.keeping(["c", "a"]) == Choice(("c", "a", "b"), optimistic="c")
+    assert choice.keeping(["w", "x", "y", "z"]).unchoked == ("w", "x", "y", "z")
