@@ -1,4 +1,4 @@
-"""Run the benchmarks: ``python -m bench [--quick | --full] [pytest arguments]`` (or ``tox -e bench -- …``).
+"""Run the benchmarks: ``python -m bench [--quick | --full] [FILE …] [pytest arguments]`` (or ``tox -e bench -- …``).
 
 Every run gets a folder of its own, results/<machine>/<time>-<commit>/: pytest-benchmark's JSON, one record a swarm, the
 table and the picture of completion time against the number of leechers. machine.json describes the machine, once.
@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench.summary import draw_curves
+from bench.summary import draw_curves, print_curves
 from minibit.errors import MiniBitError
 from minibit.provenance import code_version, describe_machine, folder_name
 
@@ -26,12 +26,16 @@ def main() -> int:
     options, rest = _parse()
     folder = _new_folder(Path(os.environ.get("MINIBIT_RESULTS", ROOT / "results")))
     os.environ["MINIBIT_BENCH_FOLDER"] = str(folder)
-    code = int(pytest.main([*_pytest_arguments(options.tier, folder), *rest]))
+    chosen = [argument for argument in rest if Path(argument.partition("::")[0]).exists()]
+    code = int(
+        pytest.main([*([] if chosen else [str(ROOT / "bench")]), *_pytest_arguments(options.tier, folder), *rest])
+    )
     try:
         written = draw_curves(folder)
     except MiniBitError as error:
         print(f"bench: {error}", file=sys.stderr)
         return code or error.exit_code
+    print_curves(folder)
     print(f"\nresults: {folder}")
     for path in written:
         print(f"  {path.relative_to(folder)}")
@@ -59,7 +63,6 @@ def _new_folder(results: Path) -> Path:
 
 def _pytest_arguments(tier: str, folder: Path) -> list[str]:
     return [
-        str(ROOT / "bench"),
         f"--rootdir={ROOT}",
         f"--tier={tier}",
         "--override-ini=python_files=bench_*.py",

@@ -4,22 +4,33 @@ from collections import defaultdict
 from pathlib import Path
 
 from minibit import record as records
+from minibit.analysis.screen import print_sweep
 from minibit.analysis.sweep import SweepResult, draw
 from minibit.units import format_rate, format_size
 
 
 def draw_curves(folder: Path) -> list[Path]:
     """Draw one curve for each kind of swarm under ``folder``/records; return the files written."""
+    written = []
+    for kind, result in _curves(folder).items():
+        written += draw(result, folder, _subtitle(result), stem=f"completion-{kind}")
+    return written
+
+
+def print_curves(folder: Path) -> None:
+    """Print makespans and bounds for each kind of swarm under ``folder``/records."""
+    for kind, result in _curves(folder).items():
+        print(f"\nswarm completion, {kind}: {_subtitle(result)}")
+        print_sweep(result)
+
+
+def _curves(folder: Path) -> dict[str, SweepResult]:
     kinds: defaultdict[str, dict[int, list[records.Record]]] = defaultdict(lambda: defaultdict(list))
     for path in sorted((folder / "records").glob("*.json")):
         record = records.read(path)
         leechers = sum(peer.role == "leecher" for peer in record.peers)
         kinds[path.name.partition("-")[0]][leechers].append(record)
-    written = []
-    for kind, by_leechers in kinds.items():
-        result = SweepResult(dict(by_leechers))
-        written += draw(result, folder, _subtitle(result), stem=f"completion-{kind}")
-    return written
+    return {kind: SweepResult(dict(by_leechers)) for kind, by_leechers in kinds.items()}
 
 
 def _subtitle(result: SweepResult) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -233,24 +234,12 @@ def print_torrent(torrent: "Metainfo") -> None:
 
 def print_sweep(result: "SweepResult") -> None:
     """Print one row for each size of swarm, and where the files are."""
-    table = Table(title="completion time against the number of leechers", title_justify="left")
-    for name in (
-        "leechers",
-        "runs",
-        "valid",
-        "median",
-        "min",
-        "max",
-        "bound",
-        "median ÷ bound",
-        "goodput",
-        "CPU-s/GiB",
-        "busy",
-    ):
-        table.add_column(name, justify="right")
+    table = Table(title="completion time against the number of leechers", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("leechers", "valid", "median", "min", "max", "bound", "÷ bound", "goodput", "CPU-s/GiB", "busy"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in result.rows():
         table.add_row(
-            str(row.leechers), str(row.runs), str(row.valid), _seconds(row.median_s), _seconds(row.min_s),
+            str(row.leechers), f"{row.valid}/{row.runs}", _seconds(row.median_s), _seconds(row.min_s),
             _seconds(row.max_s), _seconds(row.larger_bound_s), f"{row.ratio:.3f}" if row.ratio else "-",
             f"{format_size(row.goodput_bytes_per_s)}/s" if row.goodput_bytes_per_s else "-",
             f"{row.cpu_s_per_gib:.2f}" if row.cpu_s_per_gib else "-",
