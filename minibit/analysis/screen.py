@@ -234,12 +234,14 @@ def print_torrent(torrent: "Metainfo") -> None:
 
 def print_sweep(result: "SweepResult") -> None:
     """Print one row for each size of swarm, and where the files are."""
-    table = Table(title="completion time against the number of leechers", title_justify="left", box=SIMPLE_HEAD)
-    for name in ("leechers", "valid", "median", "min", "max", "bound", "÷ bound", "goodput", "CPU-s/GiB", "busy"):
+    table = Table(
+        title="completion time against the number of leechers", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
+    )
+    for name in ("leechers", "valid", "median", "max", "bound", "÷ bound", "goodput", "CPU-s/GiB", "busy"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in result.rows():
         table.add_row(
-            str(row.leechers), f"{row.valid}/{row.runs}", _seconds(row.median_s), _seconds(row.min_s),
+            str(row.leechers), f"{row.valid}/{row.runs}", _seconds(row.median_s),
             _seconds(row.max_s), _seconds(row.larger_bound_s), f"{row.ratio:.3f}" if row.ratio else "-",
             f"{format_size(row.goodput_bytes_per_s)}/s" if row.goodput_bytes_per_s else "-",
             f"{row.cpu_s_per_gib:.2f}" if row.cpu_s_per_gib else "-",
