@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -235,7 +234,7 @@ def print_torrent(torrent: "Metainfo") -> None:
 def print_sweep(result: "SweepResult") -> None:
     """Print one row for each size of swarm, and where the files are."""
     table = Table(
-        title="completion time against the number of leechers", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
+        title="completion time against the number of leechers", title_justify="left", box=None, padding=(0, 2, 0, 0)
     )
     for name in ("leechers", "valid", "median", "max", "bound", "÷ bound", "goodput", "CPU-s/GiB", "busy"):
         table.add_column(name, justify="right", no_wrap=True)
