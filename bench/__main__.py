@@ -64,11 +64,8 @@ def _new_folder(results: Path) -> Path:
 def _pytest_arguments(tier: str, folder: Path) -> list[str]:
     return [
         f"--rootdir={ROOT}",
+        f"--config-file={ROOT / 'bench' / 'pytest.ini'}",
         f"--tier={tier}",
-        "--override-ini=python_files=bench_*.py",
-        "--override-ini=python_functions=bench_*",
-        "--override-ini=timeout=0",
-        "--override-ini=addopts=",
         f"--benchmark-json={folder / 'benchmark.json'}",
         "--benchmark-sort=name",
         "--benchmark-group-by=group",
