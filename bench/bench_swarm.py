@@ -15,7 +15,8 @@ from minibit.launcher.swarm import run_swarm
 
 RATE_BYTES_PER_S = 1e6  # sixteen leechers leave a two-core host half idle
 ROUNDS = 3
-SIZES = [2, pytest.param(4, marks=pytest.mark.tier("default")), 8, pytest.param(16, marks=pytest.mark.tier("default"))]
+TIER_OF = {2: "quick", 4: "default", 8: "quick", 16: "default", 32: "full", 64: "full"}
+SIZES = [pytest.param(peers, marks=pytest.mark.tier(tier)) for peers, tier in TIER_OF.items()]
 BUSY_MAX = 0.9
 
 
