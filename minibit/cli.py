@@ -309,6 +309,16 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _show(error: click.ClickException) -> None:
+    """Say in one line what is wrong; of a command without arguments, its help."""
+    context = getattr(error, "ctx", None)
+    if context is None or type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    else:
+        text = " ".join(error.format_message().split()).rstrip(".")
+        click.echo(f"{context.command_path}: {text} (see {context.command_path} --help)", err=True)
+
+
 def main() -> None:
     """Run the command line; exit with its code."""
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
@@ -316,7 +326,7 @@ def main() -> None:
     try:
         cli(prog_name="minibit", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        _show(error)
         sys.exit(error.exit_code)
     except MiniBitError as error:
         click.echo(f"minibit: {error}", err=True)
