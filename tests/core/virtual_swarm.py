@@ -209,7 +209,7 @@ class VirtualSwarm:
                 self.later(lambda: self._deliver(peer, self.peers[action.key], action))
 
     def _deliver(self, peer: VirtualPeer, other: VirtualPeer, action: ev.Action) -> None:
-        self.feed(other, ev.PeerSeen(peer.key, peer.key))
+        self.feed(other, ev.PeerSeen(peer.key, peer.key, inbound=True))
         if not other.alive or peer.key not in other.session.neighbours:  # gone, or full and will not know the sender
             self.later(lambda: self.feed(peer, _undelivered(action, reachable=other.alive)))
             return
