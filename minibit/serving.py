@@ -10,7 +10,6 @@ The body of an application that yields bytes is served by waitress unchanged.
 
 import contextlib
 import errno
-import logging
 import os
 import select
 import socket
@@ -34,7 +33,7 @@ FILE_SLICE_KEY = "minibit.file_slice"
 MAX_BODY_BYTES = 1024 * 1024  # CONTRACT: a larger request is answered 413
 BACKLOG = 1024  # a flash crowd connects within one scheduling slice; the kernel caps this at somaxconn
 IDLE_CONNECTION_S = 120  # waitress's own default; longer than any interval between two messages of a live swarm
-LISTEN_LOOP_S = 1.0  # upper bound of the loop's sleep; wake-ups come through the sockets and the trigger
+LOOK_EVERY_S = 5.0  # for connections that idle for too long
 RECV_BYTES = 64 * 1024  # a bitfield of a large file in one read; waitress's 8 KiB would take several
 SLOW_READER_S = 60.0  # a receiver that takes not one byte for so long has gone
 
@@ -102,38 +101,43 @@ class _JsonErrorTask(ErrorTask):
 
 
 class SendfileChannel(HTTPChannel):
-    """A waitress channel whose serving thread writes: a ``FileSlice`` by ``os.sendfile``, the rest at the task's end.
+    """A waitress channel that one thread at a time reads, serves and writes; a ``FileSlice`` leaves by ``os.sendfile``.
 
-    Waitress's loop keeps out of it while a request is served. Its own rule (write whenever something is buffered)
-    makes it spin: until the task ends there is too little to send, or the buffer is locked, and it looks again at once,
-    taking the interpreter lock from the thread it waits for, for 5 ms each time (measured, 16 connections and 2
-    threads: 105-200 small answers a second so, 2,000 without).
+    Waitress reads and writes in its loop and serves in other threads. Its rule for the loop (write whenever something
+    is buffered) makes that spin while a request is served, and each request costs two changes of thread.
     """
 
     task_class = _PromptTask
     error_task_class = _JsonErrorTask
-    _serving = False
     _more_follows = False
 
-    def add_channel(self, map: Any = None) -> None:  # noqa: A002  wasyncore's name
-        """Wait for the first request."""
-        super().add_channel(map)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._attended = threading.Lock()
+        super().__init__(*arguments, **options)
         self.server.epoll.register(self._fileno, select.EPOLLIN | select.EPOLLONESHOT)
 
-    def service(self) -> None:
-        """Answer one request."""
-        self._serving = True
-        _thread.channel = self
+    def del_channel(self, map: Any = None) -> None:  # noqa: A002  wasyncore's name
+        """Make room for another connection."""
+        super().del_channel(map)
+        if self.server.in_connection_overflow:
+            self.server.listen_again()
+
+    def attend(self, flags: int) -> None:
+        """Do what these events ask for: read, serve what came, write; then wait for the next."""
+        if not self._attended.acquire(blocking=False):
+            return  # whoever attends to it waits for the next event afterwards
         try:
-            super().service()
+            wasyncore.readwrite(self, flags)
+            while self.requests:
+                self.service()
+            if self.writable():  # a connection to be closed, or a slow reader
+                self.handle_write()
         finally:
-            _thread.channel = None
-            self._serving = False
-            if self.writable():  # a slow reader, or a connection to be closed: the loop's work now
-                self.watch()
+            self._attended.release()
+        self.watch()
 
     def watch(self) -> None:
-        """Have the loop told of the next thing that this channel can do, once; from any thread."""
+        """Wait for the next thing that this channel can do, once; from any thread."""
         flags = (select.EPOLLIN | select.EPOLLPRI if self.readable() else 0) | (
             select.EPOLLOUT if self.writable() else 0
         )
@@ -141,9 +145,19 @@ class SendfileChannel(HTTPChannel):
             with contextlib.suppress(OSError, ValueError):  # closed meanwhile: there is nothing to wait for
                 self.server.epoll.modify(self._fileno, flags | select.EPOLLONESHOT)
 
-    def writable(self) -> bool:
-        """Tell waitress's loop whether it has to write or close."""
-        return bool(not self._serving and (self.total_outbufs_len or self.will_close or self.close_when_flushed))
+    def handle_read(self) -> None:
+        """Take in what came; an event that outlived its connection (descriptors are used again) brings nothing."""
+        try:
+            data = self.socket.recv(self.adj.recv_bytes)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self.last_activity = time.time()
+            self.received(data)
+        else:
+            self.handle_close()
 
     def flush_now(self) -> None:
         """Send what the socket takes of what is buffered."""
@@ -164,7 +178,7 @@ class SendfileChannel(HTTPChannel):
         if isinstance(data, FileSlice):
             self._more_follows = bool(data)
             try:
-                self._flush_headers()
+                self._flush_down_to(0)
             finally:
                 self._more_follows = False
             self._send_slice(data)
@@ -172,14 +186,12 @@ class SendfileChannel(HTTPChannel):
         return int(super().write_soon(data))
 
     def _flush_outbufs_below_high_watermark(self) -> None:
-        """Wait for the loop to send, which it must be allowed to then: the body is larger than may be buffered."""
-        self._serving = False
-        super()._flush_outbufs_below_high_watermark()
-        self._serving = True
+        """Write until no more is buffered than may be; the writer is this thread, not a loop elsewhere."""
+        self._flush_down_to(self.adj.outbuf_high_watermark)
 
-    def _flush_headers(self) -> None:
+    def _flush_down_to(self, at_most_bytes: int) -> None:
         with self.outbuf_lock:
-            while self.total_outbufs_len:
+            while self.total_outbufs_len > at_most_bytes:
                 if not self.connected:
                     raise ClientDisconnected
                 try:
@@ -228,67 +240,75 @@ class SendfileChannel(HTTPChannel):
     def _give_up(self, error: OSError) -> NoReturn:
         self.connected = False
         self.will_close = True
-        self.server.pull_trigger()
         raise ClientDisconnected from error
 
 
-_thread = threading.local()  # .channel: what this thread serves
-
-
 class _Server(TcpWSGIServer):
-    """Waitress's server around epoll instead of its poll loop.
+    """Waitress's server with as many loops as threads, all waiting on one epoll instance.
 
-    Waitress asks every channel what it waits for at each turn of its loop, and takes two turns for a request: one for
-    its arrival, one after a serving thread pulled the trigger. Here a channel is watched for one event at a time, and
-    the thread that answered has it watched again itself.
+    Waitress has one loop that reads and several threads that serve, and asks every channel what it waits for at each
+    turn. Here a channel waits for one event at a time (EPOLLONESHOT); the thread that gets it reads the request, serves
+    it and answers, so that a request costs one change of thread.
     """
 
     channel_class = SendfileChannel
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self.epoll = select.epoll()
+        self._leaving = False
+        self._overflow = threading.Lock()
         super().__init__(*arguments, **options)
+        self.epoll.register(self.trigger.socket.fileno(), select.EPOLLIN)
+        self.epoll.register(self.socket.fileno(), 0)
 
-    def run(self) -> None:
-        """Serve until the map of sockets is empty."""
-        try:
-            self.epoll.register(self.trigger.socket.fileno(), select.EPOLLIN)
-            self.epoll.register(self.socket.fileno(), 0)
-            accepts = False
-            while self._map:
-                if self.readable() != accepts:
-                    accepts = not accepts
-                    self.epoll.modify(self.socket.fileno(), select.EPOLLIN if accepts else 0)
-                for descriptor, flags in self.epoll.poll(self.adj.asyncore_loop_timeout):
-                    self._attend(self._map.get(descriptor), flags)
-        finally:
-            self.epoll.close()
+    def attend(self, look_every_s: float | None) -> None:
+        """Be one of the threads that serve, until ``leave()``; with a time, be the one that closes idle connections."""
+        self.listen_again()
+        while not self._leaving:
+            happened = self.epoll.poll(look_every_s, 1)
+            for descriptor, flags in happened:
+                attended = self._map.get(descriptor)
+                if isinstance(attended, SendfileChannel):
+                    attended.attend(flags)
+                elif attended is self:
+                    self.handle_accept()
+                    self.listen_again()
+            if not happened:
+                self.listen_again()
 
-    def _attend(self, happened: Any, flags: int) -> None:
-        if happened is None:
-            return
-        wasyncore.readwrite(happened, flags)
-        if happened is self.trigger:
-            self._watch(self.active_channels.values())
-        elif happened is not self:
-            happened.watch()
+    def leave(self) -> None:
+        """Let every thread leave once it has answered what it is serving; from any thread."""
+        self._leaving = True
+        self.accepting = False
+        self.trigger.pull_trigger()  # stays readable: one thread after the other wakes up
+
+    def listen_again(self) -> None:
+        """Wait for the next connection, if there may be one more."""
+        with self._overflow, contextlib.suppress(OSError, ValueError):  # closed meanwhile
+            flags = select.EPOLLIN if self.readable() else 0
+            self.epoll.modify(self.socket.fileno(), flags | select.EPOLLONESHOT)
+
+    def add_task(self, task: SendfileChannel) -> None:
+        """Nothing: the thread that took in the request serves it."""
 
     def pull_trigger(self) -> None:
-        """Have the loop look again: at the channel this thread serves, or from elsewhere at all of them."""
-        channel = getattr(_thread, "channel", None)
-        if channel is None:
-            super().pull_trigger()
-        else:
-            channel.watch()
+        """Nothing: the thread that served the channel writes, and waits for it again."""
 
     def maintenance(self, now: float) -> None:
         """Close the connections that were idle for too long."""
         super().maintenance(now)
-        self._watch(channel for channel in self.active_channels.values() if channel.will_close)
+        for channel in list(self.active_channels.values()):
+            if channel.will_close:
+                channel.watch()
 
-    def _watch(self, channels: Iterable[SendfileChannel]) -> None:
-        for channel in list(channels):
-            channel.watch()
+    def flush(self, deadline_s: float) -> None:
+        """Send what is still buffered."""
+        while (late := [channel for channel in list(self.active_channels.values()) if channel.total_outbufs_len]) and (
+            time.monotonic() < deadline_s
+        ):
+            for channel in late:
+                channel.flush_now()
+            time.sleep(0.01)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -339,27 +359,31 @@ class Server:
             channel_timeout=IDLE_CONNECTION_S,
             max_request_body_size=max_body_bytes + 1,  # the first size refused; its 1 GiB would let one fill the disk
             max_request_header_size=64 * 1024,  # messages carry their lists in the body
-            asyncore_loop_timeout=LISTEN_LOOP_S,
             recv_bytes=RECV_BYTES,
             log_socket_errors=False,  # in a swarm peers vanish; that is counted, not logged
             clear_untrusted_proxy_headers=False,  # nothing here reads them
             ident="minibit",
         )
         self._server: _Server | None = None
-        self._thread: threading.Thread | None = None
+        self._crew: list[threading.Thread] = []
         self._stopped = threading.Event()
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Serve from a background thread; return at once."""
-        self._open()
-        self._thread = threading.Thread(target=self._loop, name="waitress", daemon=True)
-        self._thread.start()
+        """Serve from background threads; return at once."""
+        server = self._server = self._open()
+        for number in range(self._threads):
+            look_every_s = None if number else LOOK_EVERY_S
+            self._crew.append(
+                threading.Thread(target=server.attend, args=(look_every_s,), name=f"waitress-{number}", daemon=True)
+            )
+        for thread in self._crew:
+            thread.start()
 
     def run(self) -> None:
-        """Serve in this thread until ``stop()`` is called from another, or KeyboardInterrupt."""
-        self._open()
-        self._loop()
+        """Serve until ``stop()`` is called from another thread, or KeyboardInterrupt."""
+        self.start()
+        self._stopped.wait()
 
     def stop(self, grace_s: float = 5.0) -> None:
         """Finish the requests under way (for ``grace_s`` at most), then close every connection. Idempotent."""
@@ -368,62 +392,28 @@ class Server:
         if server is None:
             self.sock.close()
             return
-        deadline = time.monotonic() + grace_s
-        server.trigger.pull_trigger(lambda: setattr(server, "accepting", False))
-        _cancel_queued(server.task_dispatcher)
-        server.task_dispatcher.shutdown(cancel_pending=False, timeout=grace_s)
-        while any(channel.total_outbufs_len for channel in list(server.active_channels.values())):
-            if time.monotonic() > deadline:
-                break
-            server.pull_trigger()
-            time.sleep(0.01)
-        sockets = server._map  # noqa: SLF001  waitress has no public door to its sockets
-        if not self._stopped.is_set():
-            # An empty map ends the loop. The sockets are closed afterwards: the trigger must not be while it is pulled.
-            everything = dict(sockets)
-            server.trigger.pull_trigger(sockets.clear)
-            self._stopped.wait(grace_s)
-            sockets.update(everything)
-        server.asyncore.close_all(sockets)
+        deadline_s = time.monotonic() + grace_s
+        server.leave()
+        for thread in self._crew:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, deadline_s - time.monotonic()))
+        server.flush(deadline_s)
+        server.asyncore.close_all(server._map)  # noqa: SLF001  waitress has no public door to its sockets
+        server.epoll.close()
+        self._stopped.set()
 
-    def queue_depth(self) -> int:
-        """How many requests wait for a thread."""
-        return len(self._server.task_dispatcher.queue) if self._server else 0
-
-    def _open(self) -> None:
-        # One line per request once every thread is busy would drown a load test; the depth is a metric instead.
-        logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-        dispatcher = ThreadedTaskDispatcher()
-        dispatcher.set_thread_count(self._threads)
+    def _open(self) -> _Server:
         family = self.sock.family
-        self._server = _Server(
+        return _Server(
             self._with_file_slice,
             map={},
             _sock=self.sock,
-            dispatcher=dispatcher,
+            dispatcher=ThreadedTaskDispatcher(),  # without threads: nothing is handed to it
             adj=self._adjustments,
             sockinfo=(family, socket.SOCK_STREAM, 0, self.sock.getsockname()),
             bind_socket=False,
         )
 
-    def _loop(self) -> None:
-        server = self._server
-        if server is None:
-            return
-        try:
-            server.run()
-        finally:
-            self._stopped.set()
-
     def _with_file_slice(self, environ: dict[str, Any], start_response: Any) -> Iterable[Any]:
         environ[FILE_SLICE_KEY] = FileSlice
         return self._app(environ, start_response)
-
-
-def _cancel_queued(dispatcher: ThreadedTaskDispatcher) -> None:
-    """Drop the requests no handler has begun (waitress's own way of doing so logs a warning for each server)."""
-    with dispatcher.lock:
-        queued = list(dispatcher.queue)
-        dispatcher.queue.clear()
-    for channel in queued:
-        channel.cancel()

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import select
 import socket
 import struct
 import threading
@@ -13,7 +14,6 @@ import time
 
 import pytest
 import waitress
-from waitress.trigger import trigger
 
 from minibit import serving
 from minibit.errors import UsageError
@@ -364,20 +364,33 @@ def test_a_request_of_exactly_the_limit_is_taken():
 
 
 def test_a_connection_that_is_to_close_closes_at_once(monkeypatch):
-    """The loop may be woken before the serving thread lets go; whoever reads to the end must not wait for its clock."""
-    pull = trigger.pull_trigger
-
-    def pull_and_lose_the_race(self, *arguments):
-        pull(self, *arguments)
-        if threading.current_thread() is not threading.main_thread():
-            threading.Event().wait(0.05)
-
-    monkeypatch.setattr(serving, "LISTEN_LOOP_S", TIMEOUT_S)
+    """Whoever reads to the end must not wait for the clock of the thread that looks for idle connections."""
+    monkeypatch.setattr(serving, "LOOK_EVERY_S", TIMEOUT_S)
     with served(_bytes_app) as server:
-        monkeypatch.setattr(trigger, "pull_trigger", pull_and_lose_the_race)
         begin_s = time.monotonic()
         assert body_of(get(server.port, "/known-length")) == b"abcdef"
         assert time.monotonic() - begin_s < TIMEOUT_S / 4
+
+
+def test_an_event_without_bytes_closes_nothing():
+    """A descriptor is used again at once; an event of the connection before may still be on its way to a thread."""
+    with served(_bytes_app, threads=2) as server, connect(server.port) as client:
+        client.sendall(b"GET /known-length HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.recv(1000)
+        channel = next(iter(server._server.active_channels.values()))
+        channel.attend(select.EPOLLIN)
+        client.sendall(b"GET /known-length HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.recv(1000)
+
+
+def test_idle_connections_are_closed(monkeypatch):
+    """Descriptors are finite; a connection that says nothing for long is not worth one."""
+    monkeypatch.setattr(serving, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(serving, "IDLE_CONNECTION_S", 0)
+    with served(_bytes_app) as server, connect(server.port) as client:
+        server._server.adj.cleanup_interval = 0.05
+        server._server.next_channel_cleanup = 0
+        assert client.recv(1000) == b""
 
 
 def test_head_tells_the_length_and_sends_no_body():
@@ -504,25 +517,15 @@ def test_run_serves_in_the_calling_thread_until_stopped(wait_until):
     running.start()
     wait_until(lambda: server._server is not None, "the server to open")
     assert body_of(get(server.port, "/known-length")) == b"abcdef"
-    assert server.queue_depth() == 0
     server.stop()
     running.join(TIMEOUT_S)
     assert not running.is_alive()
 
 
-def test_stop_never_writes_to_the_wake_up_pipe_after_it_was_closed(monkeypatch):
-    """The loop may run what it was told before the teller has woken it: a late wake-up fails, or hits another file."""
-    pull = trigger._physical_pull
-    server = Server(_bytes_app, threads=1)
+def test_stop_leaves_no_thread_behind():
+    """One wake-up must reach all threads, also those that sleep without end."""
+    server = Server(_bytes_app, threads=12)
     server.start()
-    loop = server._thread
-
-    def slow_pull(self):
-        pull(self)
-        if threading.current_thread() is threading.main_thread():
-            loop.join(0.1)
-            pull(self)
-
-    monkeypatch.setattr(trigger, "_physical_pull", slow_pull)
+    assert body_of(get(server.port, "/known-length")) == b"abcdef"
     server.stop()
-    assert not loop.is_alive()
+    assert not [thread for thread in server._crew if thread.is_alive()]
