@@ -268,8 +268,9 @@ class Session:
     def _on_tracker_answered(self, event: ev.TrackerAnswered, now_s: float) -> None:
         first, self._announced = not self._announced, True
         self._knows_all = event.num_peers < NUMWANT and not first
-        enough = self._knows_all or len(self.neighbours) >= self._max_neighbours or self.owned.complete
-        wait_s = event.interval_s if enough and not first else min(self._tracker_backoff_s, event.interval_s)
+        full = len(self.neighbours) >= self._max_neighbours
+        enough = full or (not first and (self._knows_all or self.owned.complete))
+        wait_s = event.interval_s if enough else min(self._tracker_backoff_s, event.interval_s)
         self._tracker_backoff_s *= 2
         self._ask_tracker_at_s = now_s + wait_s
         if first and not self.owned.complete:

@@ -18,6 +18,15 @@ _HAVES = HAVES_HEADER.lower().encode()
 _FAILURES = (OSError, AnswerError, ValueError)
 
 
+class Request(NamedTuple):
+    """What is sent; ``headers`` are whole lines."""
+
+    method: str
+    path: str
+    body: bytes = b""
+    headers: str = ""
+
+
 class Answer(NamedTuple):
     """Status and body of a small answer."""
 
@@ -70,13 +79,18 @@ class PeerClient:
 
     def post(self, key: str, path: str, body: bytes) -> Answer:
         """Post JSON to the peer at ``key`` ("ip:port"). Raise RemotePeerError if no answer comes."""
-        with self._exchange(key, path, body, _HEADERS) as connection:
+        with self._exchange(key, Request("POST", path, body, _HEADERS)) as connection:
+            return Answer(connection.status, connection.read(SMALL_ANSWER_MAX_BYTES))
+
+    def get(self, key: str, path: str) -> Answer:
+        """Get a small answer. Raise RemotePeerError if none comes."""
+        with self._exchange(key, Request("GET", path)) as connection:
             return Answer(connection.status, connection.read(SMALL_ANSWER_MAX_BYTES))
 
     @contextmanager
     def fetch(self, key: str, path: str, body: bytes, *, ticket: str) -> Iterator[BlockStream]:
         """Ask for a raw block; the context gives a BlockStream. A body left unread closes the connection."""
-        with self._exchange(key, path, body, _RAW_HEADERS, ticket) as connection:
+        with self._exchange(key, Request("POST", path, body, _RAW_HEADERS), ticket) as connection:
             yield BlockStream(connection)
 
     def abort(self, ticket: str) -> None:
@@ -95,21 +109,21 @@ class PeerClient:
             connection.close()
 
     @contextmanager
-    def _exchange(self, key: str, path: str, body: bytes, headers: str, ticket: str = "") -> Iterator[Connection]:
+    def _exchange(self, key: str, request: Request, ticket: str = "") -> Iterator[Connection]:
         connection, used = self._take(key, ticket)
         try:
-            self._ask(connection, used, path, body, headers)
+            self._ask(connection, used, request)
             yield connection
         except _FAILURES as error:
             raise RemotePeerError(f"{key}: {error or type(error).__name__}") from error
         finally:
             self._give_back(key, connection)
 
-    def _ask(self, connection: Connection, used: bool, path: str, body: bytes, headers: str) -> None:
+    def _ask(self, connection: Connection, used: bool, request: Request) -> None:
         """Send; where the other side has closed a used connection meanwhile, connect again and send once more."""
         if used:
             try:
-                connection.ask(path, body, headers)
+                connection.ask(*request)
                 return
             except ConnectionError:
                 if connection.broken_off:
@@ -118,7 +132,7 @@ class PeerClient:
         with self._lock:
             if self._closed:
                 raise ConnectionAbortedError("this peer is leaving")
-        connection.ask(path, body, headers)
+        connection.ask(*request)
 
     def _take(self, key: str, ticket: str) -> tuple[Connection, bool]:
         """Return an idle connection, or a new one that is not connected yet."""

@@ -23,7 +23,7 @@ class Connection:
 
     def __init__(self, key: str, *, source: tuple[str, int] | None, timeout_s: float) -> None:
         host, _, port = key.rpartition(":")
-        self._address = (host, int(port))
+        self._address = (host.strip("[]"), int(port))
         self._source = source
         self._timeout_s = timeout_s
         self._host_line = f"Host: {key}\r\n"
@@ -69,15 +69,15 @@ class Connection:
             except OSError:
                 return  # the other side was faster
 
-    def ask(self, path: str, body: bytes, headers: str) -> None:
-        """Post ``body`` and read the head of the answer into ``status``, ``headers`` and ``length``.
+    def ask(self, method: str, path: str, body: bytes, headers: str) -> None:
+        """Send a request and read the head of the answer into ``status``, ``headers`` and ``length``.
 
         ``headers`` are whole lines. Raise OSError, AnswerError; ConnectionError before a byte of an answer came.
         """
         sock = self._connected()
         self._keep = False
         sock.sendall(
-            f"POST {path} HTTP/1.1\r\n{self._host_line}{headers}Content-Length: {len(body)}\r\n\r\n".encode() + body
+            f"{method} {path} HTTP/1.1\r\n{self._host_line}{headers}Content-Length: {len(body)}\r\n\r\n".encode() + body
         )
         head, self._early = self._read_head(sock)
         self._parse(head)

@@ -274,12 +274,16 @@ class Peer:
 
         Raises TrackerError.
         """
+        answer = self._connect()
+        self._meet_all(answer.peers)
+        return answer
+
+    def _connect(self) -> wire.RegisterAnswer:
         answer = self._register("started")
         self._registered = True
         if answer.initial_blocks and isinstance(self.storage, SimulatedStorage):
             for index in answer.initial_blocks:
                 self.blocks_owned[index] = True
-        self._meet_all(answer.peers)
         return answer
 
     def request_peer_list_from_tracker(self) -> list[wire.PeerEntry]:
@@ -378,12 +382,9 @@ class Peer:
 
     def announce(self) -> None:
         """Announce to the tracker and take in what it answers. Raises TrackerError."""
-        if not self._registered:
-            answer = self.connect_to_tracker()
-        else:
-            answer = self._register("completed" if self.file_complete else None)
-            self._meet_all(answer.peers)
-        self.driver.feed(ev.TrackerAnswered(len(answer.peers), answer.interval_s))
+        again = "completed" if self.file_complete else None
+        answer = self._register(again) if self._registered else self._connect()
+        self._meet_all(answer.peers, ev.TrackerAnswered(len(answer.peers), answer.interval_s))
 
     def _register(self, event: str | None) -> wire.RegisterAnswer:
         self.meters.counted("tracker")
@@ -394,13 +395,23 @@ class Peer:
             )
         )  # fmt: skip
 
-    def _meet_all(self, entries: list[wire.PeerEntry]) -> None:
+    def _meet_all(self, entries: list[wire.PeerEntry], *then: ev.Event) -> None:
+        """Learn of the peers that the tracker named, as one moment."""
+        news: list[ev.Event] = []
         for entry in entries:
             key = f"{entry.ip}:{entry.port}"
-            self.meet(key, entry.peer_id, seed=entry.seed)
-            known = tuple(index for index in entry.blocks_owned if index < self.total_blocks)
-            if known:
-                self.driver.feed(ev.HavesReceived(key, known))
+            if entry.peer_id != self.peer_id:
+                news.append(ev.PeerSeen(key, entry.peer_id, entry.seed))
+            if known := tuple(index for index in entry.blocks_owned if index < self.total_blocks):
+                news.append(ev.HavesReceived(key, known))
+        with self.driver.lock:
+            self.driver.feed(*news, *then)
+            for entry in entries:
+                self._enter(f"{entry.ip}:{entry.port}", entry.peer_id)
+
+    def _enter(self, key: str, peer_id: str) -> None:
+        if key in self.session.neighbours:
+            self._key_of[key.rpartition(":")[0], peer_id] = key
 
     def meet(self, key: str, peer_id: str, *, seed: bool = False, inbound: bool = False) -> None:
         """Learn of a peer at this address."""
@@ -408,8 +419,7 @@ class Peer:
             return
         with self.driver.lock:
             self.driver.feed(ev.PeerSeen(key, peer_id, seed, inbound))
-            if key in self.session.neighbours:
-                self._key_of[key.rpartition(":")[0], peer_id] = key
+            self._enter(key, peer_id)
 
     def forget(self, key: str) -> None:
         """Drop a peer from the known ones; raise KeyError if it is not known."""

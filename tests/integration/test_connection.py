@@ -66,19 +66,19 @@ def test_an_answer_is_read_whole_and_the_connection_goes_on(connected):
     """Every block of a swarm travels this way; one connection carries many."""
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-News: A,B\r\n\r\nhello"
     connection = connected(answer, answer.replace(b"hello", b"again"))
-    connection.ask("/x", b"{}", "")
+    connection.ask("POST", "/x", b"{}", "")
     assert (connection.status, connection.length, connection.header(b"x-news")) == (200, 5, b"a,b")
     assert not connection.reusable
     assert connection.read(100) == b"hello"
     assert connection.reusable
-    connection.ask("/x", b"{}", "")
+    connection.ask("POST", "/x", b"{}", "")
     assert connection.read(100) == b"again"
 
 
 def test_a_head_in_pieces_and_a_body_behind_it_are_put_together(connected):
     """The kernel cuts where it likes, also between the two halves of an end of line."""
     connection = connected([b"HTTP/1.1 20", b"0 OK\r\nContent-Le", b"ngth: 6\r\n\r", b"\nab", b"cdef"], pause_s=0.02)
-    connection.ask("/x", b"{}", "")
+    connection.ask("POST", "/x", b"{}", "")
     target = bytearray(6)
     assert connection.read_into(memoryview(target)) == 6
     assert target == b"abcdef"
@@ -87,7 +87,7 @@ def test_a_head_in_pieces_and_a_body_behind_it_are_put_together(connected):
 def test_a_provisional_answer_is_passed_over(connected):
     """100 Continue is no answer to a request."""
     connection = connected(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
-    connection.ask("/x", b"{}", "")
+    connection.ask("POST", "/x", b"{}", "")
     assert connection.status == 404
     assert connection.reusable
 
@@ -104,7 +104,7 @@ def test_a_provisional_answer_is_passed_over(connected):
 def test_a_connection_that_the_other_side_ends_is_not_used_again(connected, answer):
     """A second request on it would be lost and counted as a failure of the peer."""
     connection = connected(answer)
-    connection.ask("/x", b"{}", "")
+    connection.ask("POST", "/x", b"{}", "")
     assert connection.read(100) == b"ok"
     assert not connection.reusable
 
@@ -124,14 +124,14 @@ def test_what_is_no_readable_answer_is_named(connected, answer, complaint):
     """A neighbour that talks nonsense is left alone with a reason that its log shows."""
     connection = connected(answer)
     with pytest.raises(AnswerError, match=complaint):
-        connection.ask("/x", b"{}", "")
+        connection.ask("POST", "/x", b"{}", "")
     assert not connection.reusable
 
 
 def test_a_body_cut_short_is_no_whole_body(connected):
     """Half a message must not be decoded as if it were one."""
     connection = connected(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
-    connection.ask("/x", b"{}", "")
+    connection.ask("POST", "/x", b"{}", "")
     with pytest.raises(AnswerError, match="cut short"):
         connection.read(100)
 
@@ -140,7 +140,7 @@ def test_a_body_cut_short_is_no_whole_body(connected):
 def test_an_answer_longer_than_expected_is_refused(connected, length):
     """A hostile neighbour must not fill the memory with an 'answer'."""
     connection = connected(b"HTTP/1.1 200 OK\r\n" + length + b"\r\n" + b"x" * 101)
-    connection.ask("/x", b"{}", "")
+    connection.ask("POST", "/x", b"{}", "")
     with pytest.raises(AnswerError):
         connection.read(99)
 
@@ -148,7 +148,7 @@ def test_an_answer_longer_than_expected_is_refused(connected, length):
 def test_silence_ends_after_the_timeout(connected):
     """A neighbour that hangs holds a download thread only for so long."""
     connection = connected([b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nx", b""], pause_s=1.0, timeout_s=0.2)
-    connection.ask("/x", b"{}", "")
+    connection.ask("POST", "/x", b"{}", "")
     begun_s = time.monotonic()
     target = memoryview(bytearray(4))
     with pytest.raises(TimeoutError, match=r"0\.2 s"):
