@@ -20,7 +20,7 @@ from typing import Any
 
 from minibit.core import events as ev
 from minibit.core.blocks import Bitfield, Geometry, indices_of, mask_of, random_index
-from minibit.core.choker import OPTIMISTIC_ROUNDS, REGULAR_SLOTS, Candidate, Choice, Choker, rechoke_interval_s
+from minibit.core.choker import OPTIMISTIC_ROUNDS, RECHOKE_BLOCKS, REGULAR_SLOTS, Candidate, Choice, Choker, FreeRider, rechoke_interval_s
 from minibit.core.neighbours import INTERESTED_AFTER_REFUSAL_S, Neighbour, Uplink
 from minibit.core.picker import Availability, OpenRequest, Picker, RequestLedger
 
@@ -33,12 +33,24 @@ DOWNLOADS_MAX = 8  # side by side from limited uplinks; each holds a thread and 
 DOWNLOADS_OPEN_MAX = 3  # side by side from unlimited uplinks: more only compete for the same two cores
 UPLOADS_MAX = 8
 MAX_HAVES_PER_MESSAGE = 2000
-STARVED_MIN_S = 0.04  # nothing to ask for: look around, after twice as long each time
-STARVED_MAX_S = 1.0
+STARVED_MIN_S = 0.5
+STARVED_MAX_S = 16.0
 TRACKER_RETRY_MIN_S = 0.15
-HANDSHAKES_AT_START = 3
+HANDSHAKES_AT_START = 1
 SERVICE_MAX_S = 1.0  # an uplink nobody asked for so long was idle, not slow
 BLOCKS_PER_HAVE = 4  # between peers with unlimited uplinks, whose answers and offers carry most of the news
+HUNGRY_AFTER_S = 1.0
+RECHOKE_OPEN_S = 30.0
+UNUSED_S=15.0
+FRUIT_MAX_S=60.0
+GRANT=1
+HUNGRY=5
+SK=4
+FULLDEC=0
+LAPSE=0
+OFFERS_OPEN=1
+EVICT=.5
+KEEP=1
 NUMWANT = 50  # what the tracker hands out at most: fewer means the whole swarm was told
 
 _CHANGES_NOTHING = frozenset({ev.NewsAsked, ev.HavesDelivered, ev.PeerSeen})  # no decision follows from them
@@ -90,6 +102,8 @@ class Session:
         self._running = False
         self._finished = False
         self._round = 0
+        self._sent = 0  # blocks since the last regular rechoke
+        self._fruitless=0
         self._met = 0
         self._next_rechoke_s = 0.0
         self._measured_service_s = 0.0  # an unlimited uplink: from the blocks that leave side by side
@@ -147,7 +161,7 @@ class Session:
         times.append(self.ledger.next_due_s(now_s))
         times.extend(self.uplink.offers.values())
         if not self.owned.complete:
-            times.extend((self._look_around_at_s, self._last_arrival_s + STARVED_MAX_S))
+            times.extend((self._look_around_at_s, self._last_arrival_s + HUNGRY_AFTER_S))
         while self._reminders and self._reminders[0] <= now_s:
             heapq.heappop(self._reminders)
         times.extend(self._reminders[:1])
@@ -241,9 +255,17 @@ class Session:
         if neighbour:
             neighbour.heard_from()
             neighbour.idles = True  # it asks what there is: tell it when there is more
+            neighbour.hungry_at_s = now_s
             neighbour.stands = False  # ... and that it may ask, which it may not know
             neighbour.interested_until_s = now_s + INTERESTED_AFTER_REFUSAL_S
             self._learn(neighbour, mask_of(event.indices), replace=True)
+            if GRANT and not self.uplink.takes_turns and self._would_take(neighbour, now_s):
+                self._fruitless = 0
+                users = self._users(now_s)
+                if EVICT and self.owned.complete:
+                    users = sorted((n for n in users if self.uplink.uploads_to(n.key) or n.last_turn_s + EVICT > now_s), key=lambda n: n.last_turn_s)
+                if neighbour not in users and len(users) <= REGULAR_SLOTS and not isinstance(self._choker, FreeRider):
+                    self._apply(Choice((*[n.key for n in users], neighbour.key), self.optimistic))
 
     def _on_handshake_answered(self, event: ev.HandshakeAnswered, now_s: float) -> None:
         neighbour = self.neighbours.get(event.key)
@@ -252,7 +274,7 @@ class Session:
         neighbour.heard_from()
         neighbour.told, neighbour.told_at_s = len(self._acquired), now_s
         neighbour.speaks_turns = event.turns
-        neighbour.may_ask = event.unchoked and (neighbour.may_ask or not event.turns)
+        neighbour.may_ask = event.unchoked and (neighbour.may_ask or not event.turns or GRANT and not self.uplink.takes_turns)
 
     def _on_contact_failed(self, event: ev.ContactFailed, now_s: float) -> None:
         self.uplink.offers.pop(event.key, None)
@@ -337,11 +359,13 @@ class Session:
 
     def rechoke_interval_s(self) -> float:
         """Return the time between two rechokes, from how long a block takes on my uplink."""
-        return rechoke_interval_s(self._service_s())
+        return rechoke_interval_s(self._service_s()) if self.uplink.takes_turns else RECHOKE_OPEN_S
 
     def _rechoke_if_due(self, now_s: float) -> None:
-        if now_s < self._next_rechoke_s:
+        enough = not self.uplink.takes_turns and self._sent >= RECHOKE_BLOCKS * max(1, len(self.unchoked))
+        if now_s < self._next_rechoke_s and not enough:
             return
+        self._sent = 0
         self._round += 1
         self._rechoke(now_s, rotate=self._round % OPTIMISTIC_ROUNDS == 0)
         for neighbour in self.neighbours.values():
@@ -357,7 +381,7 @@ class Session:
         choker = self._seed_choker if self.owned.complete else self._choker
         choice = choker.choose(candidates, self._rng, rotate=rotate)
         if early and not self.uplink.takes_turns:  # fill the empty slots: who has a standing turn and uses it keeps it
-            choice = choice.keeping([c.key for c in candidates if c.interested and c.key in self.unchoked])
+            choice = choice.keeping([n.key for n in self._users(now_s)])
         self._apply(choice)
 
     def _apply(self, choice: Choice) -> None:
@@ -371,7 +395,7 @@ class Session:
         self.optimistic = choice.optimistic
 
     def _offer_turns(self, now_s: float) -> None:
-        for key in self.uplink.lapse(now_s):
+        for key in (self.uplink.lapse(now_s) if LAPSE or self.uplink.takes_turns else ()):
             self._cool(key, now_s)
         offer = self._offer_one_turn if self.uplink.takes_turns else self._offer_standing
         offer(now_s)
@@ -382,6 +406,8 @@ class Session:
     def _would_take(self, neighbour: Neighbour, now_s: float) -> bool:
         """Whether unchoking this neighbour would bring it blocks: it wants some, and has not just declined a turn."""
         if self.uplink.takes_turns and neighbour.cool_until_s > now_s:
+            return False
+        if HUNGRY and not self.uplink.takes_turns and self.owned.complete and not self._began_complete and neighbour.hungry_at_s + HUNGRY < now_s:
             return False
         return neighbour.interested(self.owned.mask, now_s)
 
@@ -395,16 +421,19 @@ class Session:
             taken = sum(self._could_use_turn(neighbour, now_s) for neighbour in self._unchoked_neighbours())
             return not taken and any(self._could_use_turn(n, now_s) for n in self.neighbours.values())
         self._compared_s = now_s
-        taken = sum(self._would_take(neighbour, now_s) for neighbour in self._unchoked_neighbours())
+        taken = len(self._users(now_s))
         choked = (n for key, n in self.neighbours.items() if key not in self.unchoked)
         return taken <= REGULAR_SLOTS and any(self._would_take(n, now_s) for n in choked)
+
+    def _users(self, now_s):
+        return [n for n in self._unchoked_neighbours() if self._would_take(n, now_s) and (n.key in self.uplink.offers or n.last_turn_s + UNUSED_S > now_s)]
 
     def _early_rechoke_s(self) -> float:
         """Return how long after a choice the next may come early: for standing turns, as many offers as blocks."""
         return (
             EARLY_RECHOKE_S
             if self.uplink.takes_turns
-            else max(EARLY_RECHOKE_S, self._measured_service_s or self._measured_download_s)
+            else min(max(EARLY_RECHOKE_S, self._measured_service_s or self._measured_download_s) * 2**self._fruitless, FRUIT_MAX_S)
         )
 
     def _offer_one_turn(self, now_s: float) -> None:
@@ -424,9 +453,12 @@ class Session:
     def _offer_standing(self, now_s: float) -> None:
         """Give every unchoked neighbour a standing turn; wake one that had no reason to ask once there may be one."""
         for neighbour in self._unchoked_neighbours():
+            if len(self.uplink.offers) >= OFFERS_OPEN:
+                return
             wakes = neighbour.idles and neighbour.told < len(self._acquired)
             if (wakes or not neighbour.stands) and self._could_use_turn(neighbour, now_s):
                 neighbour.stands = True
+                neighbour.last_turn_s = now_s
                 self._offer(neighbour, now_s)
 
     def _unchoked_neighbours(self) -> list[Neighbour]:
@@ -474,10 +506,12 @@ class Session:
         neighbour.heard_from()
         neighbour.speaks_turns = True
         neighbour.idles = not event.accepted
+        neighbour.hungry_at_s = now_s if event.accepted else -1e9
         if not event.accepted or not self.uplink.takes_turns:
             self.uplink.offers.pop(event.key, None)
         if not event.accepted:
             self._cool(event.key, now_s)
+            self._fruitless = min(self._fruitless+1, 10)
 
     def _on_request(self, event: ev.RequestReceived, now_s: float) -> None:
         neighbour = self.neighbours.get(event.key)
@@ -504,6 +538,8 @@ class Session:
 
     def _serve(self, neighbour: Neighbour, index: int, now_s: float) -> None:
         neighbour.last_turn_s = now_s
+        neighbour.hungry_at_s = now_s
+        self._fruitless = 0
         neighbour.idles = False
         neighbour.turn_due_until_s = float("-inf")
         neighbour.waits_for_turn = False
@@ -537,6 +573,7 @@ class Session:
             neighbour.told = 0  # it may have gone, or had the block from elsewhere; the next offer will tell
             return
         self._given.add(1 << event.index)
+        self._sent += 1
         if not self.uplink.takes_turns:
             side_by_side = max(1, len(self.unchoked))
             service_s = min((now_s - self._last_upload_s) * side_by_side, SERVICE_MAX_S)
@@ -678,9 +715,9 @@ class Session:
             return
         reachable = [n for n in self.neighbours.values() if n.retry_at_s <= now_s and not n.banned]
         standing = [n for n in reachable if n.may_ask]
-        if not standing and now_s < self._last_arrival_s + STARVED_MAX_S:
+        if not standing and now_s < self._last_arrival_s + HUNGRY_AFTER_S:
             return  # limited uplinks offer when they can
-        self._look_around_at_s = now_s + self._starved_s
+        self._look_around_at_s = now_s + max(self._starved_s, SK*self._measured_download_s)
         self._starved_s = min(2 * self._starved_s, STARVED_MAX_S)
         if reachable:
             self._actions.append(ev.Handshake(self._rng.choice(standing or reachable).key))
@@ -697,7 +734,7 @@ class Session:
         neighbour = self.neighbours.get(key)
         if neighbour is None:  # another thread made room meanwhile
             return False
-        return neighbour.kept_turn_until_s > float("-inf") or (neighbour.may_ask and len(self.ledger) > 0)
+        return neighbour.kept_turn_until_s > float("-inf") or (neighbour.may_ask and len(self.ledger) > 0 and not (FULLDEC and len(self.ledger)>=DOWNLOADS_OPEN_MAX))
 
     def lets_ask(self, key: str, now_s: float) -> bool:
         """Whether this neighbour is not refused as choked if it asks now."""
