@@ -295,10 +295,10 @@ class _Server(TcpWSGIServer):
         """Nothing: the thread that served the channel writes, and waits for it again."""
 
     def maintenance(self, now: float) -> None:
-        """Close the connections that were idle for too long."""
-        super().maintenance(now)
+        """Close the connections that were idle for too long: as waitress does, but while others open and close some."""
         for channel in list(self.active_channels.values()):
-            if channel.will_close:
+            if not channel.requests and channel.last_activity < now - self.adj.channel_timeout:
+                channel.will_close = True
                 channel.watch()
 
     def flush(self, deadline_s: float) -> None:
