@@ -44,6 +44,8 @@ RECHOKE_OPEN_S = 30.0
 UNUSED_S=15.0
 FRUIT_MAX_S=60.0
 GRANT=1
+SEEDHS=1
+FIRST_S=2.0
 HUNGRY=5
 SK=4
 FULLDEC=0
@@ -185,7 +187,7 @@ class Session:
         self._acquired.extend(indices_of(fresh))
         self.owned.mask |= fresh
         self._began_complete = self.owned.complete
-        self._last_arrival_s = self._look_around_at_s = now_s
+        self._last_arrival_s = self._look_around_at_s = now_s + FIRST_S
         self._next_rechoke_s = now_s + self.rechoke_interval_s()
         self._actions.append(ev.AskTracker())
         self._finish_if_complete()
@@ -296,12 +298,13 @@ class Session:
         self._tracker_backoff_s *= 2
         self._ask_tracker_at_s = now_s + wait_s
         if first and not self.owned.complete:
-            self._introduce()
+            self._introduce(event.num_peers)
 
-    def _introduce(self) -> None:
+    def _introduce(self, known) -> None:
         """Make myself known to the seeds and a few others: they registered before me and do not know me yet."""
         seeds = [key for key, n in self.neighbours.items() if n.have.complete]
         others = [key for key, n in self.neighbours.items() if not n.have.complete]
+        if SEEDHS and known >= NUMWANT: seeds = []
         chosen = self._rng.sample(others, min(HANDSHAKES_AT_START, len(others)))
         self._actions.extend(ev.Handshake(key) for key in [*seeds[: HANDSHAKES_AT_START + 1], *chosen])
 
@@ -717,7 +720,7 @@ class Session:
         standing = [n for n in reachable if n.may_ask]
         if not standing and now_s < self._last_arrival_s + HUNGRY_AFTER_S:
             return  # limited uplinks offer when they can
-        self._look_around_at_s = now_s + max(self._starved_s, SK*self._measured_download_s)
+        self._look_around_at_s = now_s + max(FIRST_S if not self._measured_download_s else 0, self._starved_s, SK*self._measured_download_s)
         self._starved_s = min(2 * self._starved_s, STARVED_MAX_S)
         if reachable:
             self._actions.append(ev.Handshake(self._rng.choice(standing or reachable).key))
