@@ -34,7 +34,7 @@ DOWNLOADS_OPEN_MAX = 3  # side by side from unlimited uplinks: more only compete
 UPLOADS_MAX = 8
 MAX_HAVES_PER_MESSAGE = 2000
 STARVED_MIN_S = 0.5
-STARVED_MAX_S = 16.0
+STARVED_MAX_S = 8.0
 TRACKER_RETRY_MIN_S = 0.15
 HANDSHAKES_AT_START = 1
 SERVICE_MAX_S = 1.0  # an uplink nobody asked for so long was idle, not slow
@@ -44,6 +44,8 @@ RECHOKE_OPEN_S = 30.0
 UNUSED_S=15.0
 FRUIT_MAX_S=60.0
 GRANT=1
+STAND=1
+AIMD=0
 SEEDHS=1
 FIRST_S=2.0
 HUNGRY=5
@@ -262,7 +264,7 @@ class Session:
             neighbour.interested_until_s = now_s + INTERESTED_AFTER_REFUSAL_S
             self._learn(neighbour, mask_of(event.indices), replace=True)
             if GRANT and not self.uplink.takes_turns and self._would_take(neighbour, now_s):
-                self._fruitless = 0
+                if not AIMD: self._fruitless = 0
                 users = self._users(now_s)
                 if EVICT and self.owned.complete:
                     users = sorted((n for n in users if self.uplink.uploads_to(n.key) or n.last_turn_s + EVICT > now_s), key=lambda n: n.last_turn_s)
@@ -410,7 +412,7 @@ class Session:
         """Whether unchoking this neighbour would bring it blocks: it wants some, and has not just declined a turn."""
         if self.uplink.takes_turns and neighbour.cool_until_s > now_s:
             return False
-        if HUNGRY and not self.uplink.takes_turns and self.owned.complete and not self._began_complete and neighbour.hungry_at_s + HUNGRY < now_s:
+        if HUNGRY<1e3 and not self.uplink.takes_turns and self.owned.complete and not self._began_complete and neighbour.hungry_at_s + HUNGRY < now_s:
             return False
         return neighbour.interested(self.owned.mask, now_s)
 
@@ -510,6 +512,7 @@ class Session:
         neighbour.speaks_turns = True
         neighbour.idles = not event.accepted
         neighbour.hungry_at_s = now_s if event.accepted else -1e9
+        if event.accepted and AIMD: self._fruitless = max(0, self._fruitless-AIMD)
         if not event.accepted or not self.uplink.takes_turns:
             self.uplink.offers.pop(event.key, None)
         if not event.accepted:
@@ -542,7 +545,7 @@ class Session:
     def _serve(self, neighbour: Neighbour, index: int, now_s: float) -> None:
         neighbour.last_turn_s = now_s
         neighbour.hungry_at_s = now_s
-        self._fruitless = 0
+        if not AIMD: self._fruitless = 0
         neighbour.idles = False
         neighbour.turn_due_until_s = float("-inf")
         neighbour.waits_for_turn = False
@@ -723,7 +726,8 @@ class Session:
         self._look_around_at_s = now_s + max(FIRST_S if not self._measured_download_s else 0, self._starved_s, SK*self._measured_download_s)
         self._starved_s = min(2 * self._starved_s, STARVED_MAX_S)
         if reachable:
-            self._actions.append(ev.Handshake(self._rng.choice(standing or reachable).key))
+            useful = [n for n in reachable if n.have.mask & self.owned.missing]
+            self._actions.append(ev.Handshake(self._rng.choice((standing if STAND else []) or useful or reachable).key))
 
     # ------------------------------------------------------------------ for those who look in from outside
 
