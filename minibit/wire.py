@@ -117,12 +117,16 @@ class HaveBlocksInfo(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class HaveBlocksAnswer(msgspec.Struct, frozen=True):
-    """200 of POST /have_blocks_info; ``turns`` says that this peer understands /offer_turn."""
+    """200 of POST /have_blocks_info; ``turns`` says that this peer understands /offer_turn.
+
+    ``standing`` says that the sender may ask at any time, as if it had been offered a standing turn.
+    """
 
     blocks_info: list[bool]
     unchoked: bool
     retry_after_s: float
     turns: bool = True
+    standing: bool = False
     status: str = "success"
 
 

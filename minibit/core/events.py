@@ -57,11 +57,12 @@ class BitfieldReceived(Event, frozen=True):
 
 
 class HandshakeAnswered(Event, frozen=True):
-    """A neighbour told its state: whether I may ask it, and whether it understands offers of turns."""
+    """A neighbour told its state: whether I may ask it (``standing``: at any time), whether it understands offers."""
 
     key: str
     unchoked: bool
     turns: bool
+    standing: bool = False
 
 
 class TurnOffered(Event, frozen=True):

@@ -38,7 +38,7 @@ class Neighbour:
     cool_until_s: float = 0.0  # it declined a turn: none is offered before
     declines: int = 0
     stands: bool = False  # it has been told that it may ask at any time
-    hungry_at_s: float = -1e9
+    hungry_at_s: float = float("-inf")  # when it last asked for something: a block, a turn, what there is
     idles: bool = False  # it has no use for its turn at the moment, and wants to hear of more
     interested_until_s: float = float("-inf")  # a client without offers, after a refusal
     waits_for_turn: bool = False

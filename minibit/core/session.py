@@ -9,6 +9,9 @@ Rules that hold at every moment:
   block before; the receiver chooses the block when the offer comes, so the choice rests on what it knows then. An
   unlimited uplink gives each unchoked neighbour a standing turn. A client that does not know turns asks, is told when
   to come back, and finds its turn kept.
+- An unlimited uplink goes by what happens, hardly by the clock: one unanswered offer at a time, a rechoke after so many
+  blocks, twice the pause after each offer in vain. Whatever had a fixed time-out multiplied in a crowd: where an answer
+  takes seconds (1,000 processes on two cores), each time-out adds messages, which make answers take longer still.
 - Tit-for-tat decides who is unchoked; turns go round among those in order of who waited longest.
 - A block counts as owned when the driver says it arrived, which it does once the hash matched and it was written.
 """
@@ -20,7 +23,15 @@ from typing import Any
 
 from minibit.core import events as ev
 from minibit.core.blocks import Bitfield, Geometry, indices_of, mask_of, random_index
-from minibit.core.choker import OPTIMISTIC_ROUNDS, RECHOKE_BLOCKS, REGULAR_SLOTS, Candidate, Choice, Choker, FreeRider, rechoke_interval_s
+from minibit.core.choker import (
+    OPTIMISTIC_ROUNDS,
+    RECHOKE_BLOCKS,
+    REGULAR_SLOTS,
+    Candidate,
+    Choice,
+    Choker,
+    rechoke_interval_s,
+)
 from minibit.core.neighbours import INTERESTED_AFTER_REFUSAL_S, Neighbour, Uplink
 from minibit.core.picker import Availability, OpenRequest, Picker, RequestLedger
 
@@ -33,28 +44,23 @@ DOWNLOADS_MAX = 8  # side by side from limited uplinks; each holds a thread and 
 DOWNLOADS_OPEN_MAX = 3  # side by side from unlimited uplinks: more only compete for the same two cores
 UPLOADS_MAX = 8
 MAX_HAVES_PER_MESSAGE = 2000
-STARVED_MIN_S = 0.5
+OPEN_OFFER_LAPSES_S = 5.0  # an unlimited uplink waits so long for the answer to its offer: in a crowd it takes seconds
+OPEN_OFFERS_MAX = 1  # of those, unanswered at a time
+OPEN_RECHOKE_S = 30.0  # an unlimited uplink chooses anew after so long, or after RECHOKE_BLOCKS for each slot
+TURN_UNUSED_S = 15.0  # a standing turn that was not used for so long holds no slot
+TURN_IDLE_S = 0.5  # ... or for so long, if I am complete and somebody else is starving
+IN_VAIN_MAX_S = 60.0  # between two choices, while every offer is declined
+HUNGRY_FOR_S = 5.0  # complete by download, I offer turns to those who asked me for something so lately
+STARVED_MIN_S = 0.5  # nothing to ask for: look around, after twice as long each time
 STARVED_MAX_S = 8.0
+STARVED_DOWNLOADS = 4  # ... and not before so many downloads would have come in
+STARVED_AT_START_S = 2.0  # ... or, while there was none, so long: everybody starves then, and asking spreads nothing
+STARVED_OF_OFFERS_S = 1.0  # limited uplinks offer when they can: an offer may be lost if none came for so long
 TRACKER_RETRY_MIN_S = 0.15
 HANDSHAKES_AT_START = 1
+SEED_HANDSHAKES_AT_START = 2
 SERVICE_MAX_S = 1.0  # an uplink nobody asked for so long was idle, not slow
 BLOCKS_PER_HAVE = 4  # between peers with unlimited uplinks, whose answers and offers carry most of the news
-HUNGRY_AFTER_S = 1.0
-RECHOKE_OPEN_S = 30.0
-UNUSED_S=15.0
-FRUIT_MAX_S=60.0
-GRANT=1
-STAND=1
-AIMD=0
-SEEDHS=1
-FIRST_S=2.0
-HUNGRY=5
-SK=4
-FULLDEC=0
-LAPSE=0
-OFFERS_OPEN=1
-EVICT=.5
-KEEP=1
 NUMWANT = 50  # what the tracker hands out at most: fewer means the whole swarm was told
 
 _CHANGES_NOTHING = frozenset({ev.NewsAsked, ev.HavesDelivered, ev.PeerSeen})  # no decision follows from them
@@ -106,8 +112,8 @@ class Session:
         self._running = False
         self._finished = False
         self._round = 0
-        self._sent = 0  # blocks since the last regular rechoke
-        self._fruitless=0
+        self._sent_this_round = 0  # blocks
+        self._in_vain = 0  # offers declined since the last one that was used
         self._met = 0
         self._next_rechoke_s = 0.0
         self._measured_service_s = 0.0  # an unlimited uplink: from the blocks that leave side by side
@@ -165,7 +171,7 @@ class Session:
         times.append(self.ledger.next_due_s(now_s))
         times.extend(self.uplink.offers.values())
         if not self.owned.complete:
-            times.extend((self._look_around_at_s, self._last_arrival_s + HUNGRY_AFTER_S))
+            times.extend((self._look_around_at_s, self._last_arrival_s + STARVED_OF_OFFERS_S))
         while self._reminders and self._reminders[0] <= now_s:
             heapq.heappop(self._reminders)
         times.extend(self._reminders[:1])
@@ -189,7 +195,7 @@ class Session:
         self._acquired.extend(indices_of(fresh))
         self.owned.mask |= fresh
         self._began_complete = self.owned.complete
-        self._last_arrival_s = self._look_around_at_s = now_s + FIRST_S
+        self._last_arrival_s = self._look_around_at_s = now_s + STARVED_AT_START_S
         self._next_rechoke_s = now_s + self.rechoke_interval_s()
         self._actions.append(ev.AskTracker())
         self._finish_if_complete()
@@ -259,17 +265,13 @@ class Session:
         if neighbour:
             neighbour.heard_from()
             neighbour.idles = True  # it asks what there is: tell it when there is more
-            neighbour.hungry_at_s = now_s
             neighbour.stands = False  # ... and that it may ask, which it may not know
             neighbour.interested_until_s = now_s + INTERESTED_AFTER_REFUSAL_S
             self._learn(neighbour, mask_of(event.indices), replace=True)
-            if GRANT and not self.uplink.takes_turns and self._would_take(neighbour, now_s):
-                if not AIMD: self._fruitless = 0
-                users = self._users(now_s)
-                if EVICT and self.owned.complete:
-                    users = sorted((n for n in users if self.uplink.uploads_to(n.key) or n.last_turn_s + EVICT > now_s), key=lambda n: n.last_turn_s)
-                if neighbour not in users and len(users) <= REGULAR_SLOTS and not isinstance(self._choker, FreeRider):
-                    self._apply(Choice((*[n.key for n in users], neighbour.key), self.optimistic))
+            neighbour.hungry_at_s = now_s
+            if self._running and not self.uplink.takes_turns and self._would_take(neighbour, now_s):
+                self._in_vain = 0
+                self._make_turn(neighbour, now_s)
 
     def _on_handshake_answered(self, event: ev.HandshakeAnswered, now_s: float) -> None:
         neighbour = self.neighbours.get(event.key)
@@ -278,7 +280,7 @@ class Session:
         neighbour.heard_from()
         neighbour.told, neighbour.told_at_s = len(self._acquired), now_s
         neighbour.speaks_turns = event.turns
-        neighbour.may_ask = event.unchoked and (neighbour.may_ask or not event.turns or GRANT and not self.uplink.takes_turns)
+        neighbour.may_ask = event.standing or (event.unchoked and (neighbour.may_ask or not event.turns))
 
     def _on_contact_failed(self, event: ev.ContactFailed, now_s: float) -> None:
         self.uplink.offers.pop(event.key, None)
@@ -300,15 +302,14 @@ class Session:
         self._tracker_backoff_s *= 2
         self._ask_tracker_at_s = now_s + wait_s
         if first and not self.owned.complete:
-            self._introduce(event.num_peers)
+            self._introduce(whole_swarm=event.num_peers < NUMWANT)
 
-    def _introduce(self, known) -> None:
-        """Make myself known to the seeds and a few others: they registered before me and do not know me yet."""
-        seeds = [key for key, n in self.neighbours.items() if n.have.complete]
+    def _introduce(self, *, whole_swarm: bool) -> None:
+        """Make myself known to one who registered before me, and to the seeds unless a crowd was there before me."""
+        seeds = [key for key, n in self.neighbours.items() if n.have.complete and whole_swarm]
         others = [key for key, n in self.neighbours.items() if not n.have.complete]
-        if SEEDHS and known >= NUMWANT: seeds = []
         chosen = self._rng.sample(others, min(HANDSHAKES_AT_START, len(others)))
-        self._actions.extend(ev.Handshake(key) for key in [*seeds[: HANDSHAKES_AT_START + 1], *chosen])
+        self._actions.extend(ev.Handshake(key) for key in [*seeds[:SEED_HANDSHAKES_AT_START], *chosen])
 
     def _on_tracker_failed(self, event: ev.TrackerFailed, now_s: float) -> None:  # noqa: ARG002  handlers' shape
         self._ask_tracker_at_s = now_s + min(self._tracker_backoff_s, 30.0)
@@ -363,21 +364,22 @@ class Session:
         return self.uplink.service_s(size, self._measured_service_s)
 
     def rechoke_interval_s(self) -> float:
-        """Return the time between two rechokes, from how long a block takes on my uplink."""
-        return rechoke_interval_s(self._service_s()) if self.uplink.takes_turns else RECHOKE_OPEN_S
+        """Return the time between two rechokes, from how long a block takes on my uplink; the longest, if unlimited."""
+        return rechoke_interval_s(self._service_s()) if self.uplink.takes_turns else OPEN_RECHOKE_S
 
     def _rechoke_if_due(self, now_s: float) -> None:
-        enough = not self.uplink.takes_turns and self._sent >= RECHOKE_BLOCKS * max(1, len(self.unchoked))
+        slots = max(1, len(self.unchoked))
+        enough = not self.uplink.takes_turns and self._sent_this_round >= RECHOKE_BLOCKS * slots
         if now_s < self._next_rechoke_s and not enough:
             return
-        self._sent = 0
         self._round += 1
+        self._sent_this_round = 0
         self._rechoke(now_s, rotate=self._round % OPTIMISTIC_ROUNDS == 0)
         for neighbour in self.neighbours.values():
             neighbour.received_lately_bytes /= 2
         self._next_rechoke_s = now_s + self.rechoke_interval_s()
 
-    def _rechoke(self, now_s: float, *, rotate: bool, early: bool = False) -> None:
+    def _rechoke(self, now_s: float, *, rotate: bool, keep: Sequence[Neighbour] = ()) -> None:
         candidates = [
             Candidate(n.key, self._would_take(n, now_s), n.received_lately_bytes, n.given_bytes)
             for n in self.neighbours.values()
@@ -385,8 +387,8 @@ class Session:
         self.last_rechoke_s = now_s
         choker = self._seed_choker if self.owned.complete else self._choker
         choice = choker.choose(candidates, self._rng, rotate=rotate)
-        if early and not self.uplink.takes_turns:  # fill the empty slots: who has a standing turn and uses it keeps it
-            choice = choice.keeping([n.key for n in self._users(now_s)])
+        if choice.unchoked:  # else it serves nobody
+            choice = choice.keeping([neighbour.key for neighbour in keep])
         self._apply(choice)
 
     def _apply(self, choice: Choice) -> None:
@@ -400,21 +402,45 @@ class Session:
         self.optimistic = choice.optimistic
 
     def _offer_turns(self, now_s: float) -> None:
-        for key in (self.uplink.lapse(now_s) if LAPSE or self.uplink.takes_turns else ()):
+        for key in self.uplink.lapse(now_s):
             self._cool(key, now_s)
+            self._in_vain += 1
         offer = self._offer_one_turn if self.uplink.takes_turns else self._offer_standing
         offer(now_s)
         if self._could_choose_better(now_s):
-            self._rechoke(now_s, rotate=False, early=True)
+            # Fill the empty slots: who has a standing turn and uses it keeps it.
+            self._rechoke(now_s, rotate=False, keep=() if self.uplink.takes_turns else self._users(now_s))
             offer(now_s)
 
     def _would_take(self, neighbour: Neighbour, now_s: float) -> bool:
         """Whether unchoking this neighbour would bring it blocks: it wants some, and has not just declined a turn."""
         if self.uplink.takes_turns and neighbour.cool_until_s > now_s:
             return False
-        if HUNGRY<1e3 and not self.uplink.takes_turns and self.owned.complete and not self._began_complete and neighbour.hungry_at_s + HUNGRY < now_s:
-            return False
+        if self._was_leecher and neighbour.hungry_at_s + HUNGRY_FOR_S < now_s:
+            return False  # most likely it is complete too, and has not said so: who starves will ask
         return neighbour.interested(self.owned.mask, now_s)
+
+    @property
+    def _was_leecher(self) -> bool:
+        return self.owned.complete and not self._began_complete and not self.uplink.takes_turns
+
+    def _users(self, now_s: float, unused_s: float = TURN_UNUSED_S) -> list[Neighbour]:
+        """Return those who make use of their standing turns, or may be about to."""
+        return [
+            n
+            for n in self._unchoked_neighbours()
+            if self._would_take(n, now_s)
+            and (n.key in self.uplink.offers or self.uplink.uploads_to(n.key) or n.last_turn_s + unused_s > now_s)
+        ]
+
+    def _make_turn(self, neighbour: Neighbour, now_s: float) -> None:
+        """Give a starving neighbour a standing turn if a slot is free; the answer to its handshake will tell it."""
+        users = self._users(now_s, TURN_IDLE_S if self.owned.complete else TURN_UNUSED_S)
+        if neighbour not in users and len(users) <= REGULAR_SLOTS:
+            self._rechoke(now_s, rotate=False, keep=[*users, neighbour])
+        if neighbour.key in self.unchoked:
+            neighbour.stands = True
+            neighbour.last_turn_s = now_s
 
     def _could_choose_better(self, now_s: float) -> bool:
         """Whether a slot is empty, or the uplink idle, while somebody choked would take a block."""
@@ -430,16 +456,12 @@ class Session:
         choked = (n for key, n in self.neighbours.items() if key not in self.unchoked)
         return taken <= REGULAR_SLOTS and any(self._would_take(n, now_s) for n in choked)
 
-    def _users(self, now_s):
-        return [n for n in self._unchoked_neighbours() if self._would_take(n, now_s) and (n.key in self.uplink.offers or n.last_turn_s + UNUSED_S > now_s)]
-
     def _early_rechoke_s(self) -> float:
         """Return how long after a choice the next may come early: for standing turns, as many offers as blocks."""
-        return (
-            EARLY_RECHOKE_S
-            if self.uplink.takes_turns
-            else min(max(EARLY_RECHOKE_S, self._measured_service_s or self._measured_download_s) * 2**self._fruitless, FRUIT_MAX_S)
-        )
+        if self.uplink.takes_turns:
+            return EARLY_RECHOKE_S
+        pause_s = max(EARLY_RECHOKE_S, self._measured_service_s or self._measured_download_s)
+        return min(pause_s * 2.0 ** min(self._in_vain, 16), IN_VAIN_MAX_S)
 
     def _offer_one_turn(self, now_s: float) -> None:
         """Offer the link's next turn to whoever of the unchoked waited longest."""
@@ -458,7 +480,7 @@ class Session:
     def _offer_standing(self, now_s: float) -> None:
         """Give every unchoked neighbour a standing turn; wake one that had no reason to ask once there may be one."""
         for neighbour in self._unchoked_neighbours():
-            if len(self.uplink.offers) >= OFFERS_OPEN:
+            if len(self.uplink.offers) >= OPEN_OFFERS_MAX:
                 return
             wakes = neighbour.idles and neighbour.told < len(self._acquired)
             if (wakes or not neighbour.stands) and self._could_use_turn(neighbour, now_s):
@@ -481,7 +503,7 @@ class Session:
         rate = self.uplink.rate_bytes_per_s
         suggest = self._least_given(neighbour)
         haves = self._haves_for(neighbour, now_s)
-        self.uplink.offers[neighbour.key] = now_s + OFFER_LAPSES_S
+        self.uplink.offers[neighbour.key] = now_s + (OFFER_LAPSES_S if rate else OPEN_OFFER_LAPSES_S)
         self._actions.append(
             ev.OfferTurn(neighbour.key, haves, standing=rate is None, suggest=suggest, rate_bytes_per_s=rate)
         )
@@ -511,13 +533,12 @@ class Session:
         neighbour.heard_from()
         neighbour.speaks_turns = True
         neighbour.idles = not event.accepted
-        neighbour.hungry_at_s = now_s if event.accepted else -1e9
-        if event.accepted and AIMD: self._fruitless = max(0, self._fruitless-AIMD)
+        neighbour.hungry_at_s = now_s if event.accepted else float("-inf")
         if not event.accepted or not self.uplink.takes_turns:
             self.uplink.offers.pop(event.key, None)
         if not event.accepted:
             self._cool(event.key, now_s)
-            self._fruitless = min(self._fruitless+1, 10)
+            self._in_vain += 1
 
     def _on_request(self, event: ev.RequestReceived, now_s: float) -> None:
         neighbour = self.neighbours.get(event.key)
@@ -543,9 +564,8 @@ class Session:
         return holds_turn or not self.uplink.takes_turns or self.uplink.has_room(now_s, 0.0)
 
     def _serve(self, neighbour: Neighbour, index: int, now_s: float) -> None:
-        neighbour.last_turn_s = now_s
-        neighbour.hungry_at_s = now_s
-        if not AIMD: self._fruitless = 0
+        neighbour.last_turn_s = neighbour.hungry_at_s = now_s
+        self._in_vain = 0
         neighbour.idles = False
         neighbour.turn_due_until_s = float("-inf")
         neighbour.waits_for_turn = False
@@ -579,7 +599,7 @@ class Session:
             neighbour.told = 0  # it may have gone, or had the block from elsewhere; the next offer will tell
             return
         self._given.add(1 << event.index)
-        self._sent += 1
+        self._sent_this_round += 1
         if not self.uplink.takes_turns:
             side_by_side = max(1, len(self.unchoked))
             service_s = min((now_s - self._last_upload_s) * side_by_side, SERVICE_MAX_S)
@@ -721,13 +741,14 @@ class Session:
             return
         reachable = [n for n in self.neighbours.values() if n.retry_at_s <= now_s and not n.banned]
         standing = [n for n in reachable if n.may_ask]
-        if not standing and now_s < self._last_arrival_s + HUNGRY_AFTER_S:
+        if not standing and now_s < self._last_arrival_s + STARVED_OF_OFFERS_S:
             return  # limited uplinks offer when they can
-        self._look_around_at_s = now_s + max(FIRST_S if not self._measured_download_s else 0, self._starved_s, SK*self._measured_download_s)
+        pause_s = STARVED_DOWNLOADS * self._measured_download_s or STARVED_AT_START_S
+        self._look_around_at_s = now_s + max(self._starved_s, pause_s)
         self._starved_s = min(2 * self._starved_s, STARVED_MAX_S)
         if reachable:
             useful = [n for n in reachable if n.have.mask & self.owned.missing]
-            self._actions.append(ev.Handshake(self._rng.choice((standing if STAND else []) or useful or reachable).key))
+            self._actions.append(ev.Handshake(self._rng.choice(standing or useful or reachable).key))
 
     # ------------------------------------------------------------------ for those who look in from outside
 
@@ -741,7 +762,7 @@ class Session:
         neighbour = self.neighbours.get(key)
         if neighbour is None:  # another thread made room meanwhile
             return False
-        return neighbour.kept_turn_until_s > float("-inf") or (neighbour.may_ask and len(self.ledger) > 0 and not (FULLDEC and len(self.ledger)>=DOWNLOADS_OPEN_MAX))
+        return neighbour.kept_turn_until_s > float("-inf") or (neighbour.may_ask and len(self.ledger) > 0)
 
     def lets_ask(self, key: str, now_s: float) -> bool:
         """Whether this neighbour is not refused as choked if it asks now."""

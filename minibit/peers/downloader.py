@@ -32,6 +32,7 @@ class HandshakeReply(msgspec.Struct, frozen=True):
     blocks_info: list[bool]
     unchoked: bool = False
     turns: bool = False
+    standing: bool = False
 
 
 _handshake_reply = wire.decoder(HandshakeReply)
@@ -195,7 +196,8 @@ class Downloader:
         answer = self._exchange("handshake", key, wire.HAVE_BLOCKS_INFO, message, _handshake_reply)
         if answer and len(answer.blocks_info) == peer.total_blocks:
             owned = tuple(index for index, flag in enumerate(answer.blocks_info) if flag)
-            peer.driver.feed(ev.BitfieldReceived(key, owned), ev.HandshakeAnswered(key, answer.unchoked, answer.turns))
+            answered = ev.HandshakeAnswered(key, answer.unchoked, answer.turns, answer.standing)
+            peer.driver.feed(ev.BitfieldReceived(key, owned), answered)
 
     def _exchange(
         self, kind: str, key: str, path: str, message: msgspec.Struct, decoder: msgspec.json.Decoder[Answered]

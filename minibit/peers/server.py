@@ -116,7 +116,8 @@ class Routes:
             unchoked = peer.may_ask(key)
             retry_after_s = 0.0 if unchoked else peer.retry_after_s(key)
             mine = bools_of(peer.session.owned.mask, peer.total_blocks)
-        return Reply.of(wire.HaveBlocksAnswer(mine, unchoked, retry_after_s))
+            standing = unchoked and not peer.session.uplink.takes_turns
+        return Reply.of(wire.HaveBlocksAnswer(mine, unchoked, retry_after_s, standing=standing))
 
     def announce_block(self, remote_ip: str, body: bytes) -> Reply:
         """Take in blocks the sender acquired."""

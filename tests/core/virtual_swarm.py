@@ -236,7 +236,9 @@ class VirtualSwarm:
     def _shake(self, peer: VirtualPeer, other: VirtualPeer) -> None:
         self.feed(other, ev.BitfieldReceived(peer.key, tuple(peer.session.owned)))
         bitfield = ev.BitfieldReceived(other.key, tuple(other.session.owned))
-        answer = ev.HandshakeAnswered(other.key, peer.key in other.session.unchoked, turns=True)
+        unchoked = peer.key in other.session.unchoked
+        standing = unchoked and not other.session.uplink.takes_turns
+        answer = ev.HandshakeAnswered(other.key, unchoked, turns=True, standing=standing)
         self.later(lambda: self.feed(peer, bitfield, answer))
 
     def _offer(self, sender: VirtualPeer, receiver: VirtualPeer, offer: ev.OfferTurn) -> None:
