@@ -52,12 +52,12 @@ TURN_IDLE_S = 0.5  # ... or for so long, if I am complete and somebody else is s
 IN_VAIN_MAX_S = 60.0  # between two choices, while every offer is declined
 HUNGRY_FOR_S = 5.0  # complete by download, I offer turns to those who asked me for something so lately
 STARVED_MIN_S = 0.5  # nothing to ask for: look around, after twice as long each time
-STARVED_MAX_S = 8.0
+STARVED_MAX_S = 4.0
 STARVED_DOWNLOADS = 4  # ... and not before so many downloads would have come in
 STARVED_AT_START_S = 2.0  # ... or, while there was none, so long: everybody starves then, and asking spreads nothing
 STARVED_OF_OFFERS_S = 1.0  # limited uplinks offer when they can: an offer may be lost if none came for so long
 TRACKER_RETRY_MIN_S = 0.15
-HANDSHAKES_AT_START = 1
+HANDSHAKES_AT_START = 3  # one in a crowd
 SEED_HANDSHAKES_AT_START = 2
 SERVICE_MAX_S = 1.0  # an uplink nobody asked for so long was idle, not slow
 BLOCKS_PER_HAVE = 4  # between peers with unlimited uplinks, whose answers and offers carry most of the news
@@ -95,6 +95,7 @@ class Session:
         self.optimistic: str | None = None
         self.last_rechoke_s = float("-inf")
         self._compared_s = float("-inf")
+        self._compare_at_s = float("inf")  # when the choice may be looked at again, if something happened since
         self.neighbours: dict[str, Neighbour] = {}
         self.availability = Availability(geometry.num_blocks)
         self.ledger = RequestLedger()
@@ -166,7 +167,7 @@ class Session:
 
     def next_wakeup_s(self, now_s: float) -> float:
         """Return when ``Tick`` is due if nothing else happens before."""
-        times = [self._next_rechoke_s, self._ask_tracker_at_s, self.last_rechoke_s + self._early_rechoke_s()]
+        times = [self._next_rechoke_s, self._ask_tracker_at_s, self._compare_at_s]
         times.append(self.uplink.free_at_s - OFFER_LEAD_S)
         times.append(self.ledger.next_due_s(now_s))
         times.extend(self.uplink.offers.values())
@@ -305,10 +306,10 @@ class Session:
             self._introduce(whole_swarm=event.num_peers < NUMWANT)
 
     def _introduce(self, *, whole_swarm: bool) -> None:
-        """Make myself known to one who registered before me, and to the seeds unless a crowd was there before me."""
+        """Make myself known to the seeds and a few others who were here before me; in a crowd, to one other."""
         seeds = [key for key, n in self.neighbours.items() if n.have.complete and whole_swarm]
         others = [key for key, n in self.neighbours.items() if not n.have.complete]
-        chosen = self._rng.sample(others, min(HANDSHAKES_AT_START, len(others)))
+        chosen = self._rng.sample(others, min(HANDSHAKES_AT_START if whole_swarm else 1, len(others)))
         self._actions.extend(ev.Handshake(key) for key in [*seeds[:SEED_HANDSHAKES_AT_START], *chosen])
 
     def _on_tracker_failed(self, event: ev.TrackerFailed, now_s: float) -> None:  # noqa: ARG002  handlers' shape
@@ -444,8 +445,10 @@ class Session:
 
     def _could_choose_better(self, now_s: float) -> bool:
         """Whether a slot is empty, or the uplink idle, while somebody choked would take a block."""
-        if now_s < max(self.last_rechoke_s, self._compared_s) + self._early_rechoke_s():
+        self._compare_at_s = max(self.last_rechoke_s, self._compared_s) + self._early_rechoke_s()
+        if now_s < self._compare_at_s:
             return False
+        self._compare_at_s = float("inf")
         if self.uplink.takes_turns:
             if not self.uplink.has_room(now_s, OFFER_LEAD_S):
                 return False

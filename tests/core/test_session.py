@@ -9,7 +9,7 @@ from minibit.core import events as ev
 from minibit.core.choker import CHOKERS
 from minibit.core.neighbours import CONTACT_RETRY_MAX_S, STRIKES_MAX
 from minibit.core.picker import PICKERS
-from minibit.core.session import OFFER_LAPSES_S, STARVED_MAX_S
+from minibit.core.session import OFFER_LAPSES_S, STARVED_AT_START_S, STARVED_MAX_S
 
 # ---------------------------------------------------------------------- start, tracker, neighbours
 
@@ -297,7 +297,7 @@ def test_a_starved_leecher_asks_a_neighbour_for_its_state():
     driven = Driven()
     driven.meet("a", "b", owns=ALL)
     driven.tell(ev.TrackerAnswered(2, 30.0))
-    assert of(ev.Handshake, driven.sleep(STARVED_MAX_S - 0.01)) == []
+    assert of(ev.Handshake, driven.sleep(STARVED_AT_START_S - 0.01)) == []
     asked = of(ev.Handshake, driven.sleep(20 * STARVED_MAX_S))
     assert 10 <= len(asked) <= 30
     assert {handshake.key for handshake in asked} == {"a", "b"}

@@ -210,7 +210,9 @@ def test_an_unlimited_uplink_gives_standing_turns_to_whom_it_unchokes():
     """Without a limit a turn a block would be a message a block for nothing: five may ask whenever they like."""
     driven = Driven(ALL, rate=None)
     driven.meet(*"abcdefgh")
-    driven.rechoke()
+    for _ in range(5):
+        driven.sleep(driven.now_s + 0.1)
+        driven.tell(ev.OfferAnswered(driven.offered, accepted=True))
     offers = of(ev.OfferTurn, [action for _, action in driven.asked])
     assert all(offer.standing for offer in offers)
     assert len(driven.session.unchoked) == 5
