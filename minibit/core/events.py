@@ -56,13 +56,24 @@ class BitfieldReceived(Event, frozen=True):
     indices: tuple[int, ...]
 
 
+class HandshakeReceived(Event, frozen=True):
+    """A neighbour owns exactly these blocks and asks what there is; it is told all of mine in the answer."""
+
+    key: str
+    indices: tuple[int, ...]
+
+
 class HandshakeAnswered(Event, frozen=True):
-    """A neighbour told its state: whether I may ask it (``standing``: at any time), whether it understands offers."""
+    """A neighbour told its state: whether I may ask it (``standing``: at any time), whether it understands offers.
+
+    ``told`` is the number of my blocks that the question named.
+    """
 
     key: str
     unchoked: bool
     turns: bool
     standing: bool = False
+    told: int = 0
 
 
 class TurnOffered(Event, frozen=True):

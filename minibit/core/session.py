@@ -137,6 +137,7 @@ class Session:
             ev.TrackerFailed: self._on_tracker_failed,
             ev.HavesReceived: self._on_haves,
             ev.BitfieldReceived: self._on_bitfield,
+            ev.HandshakeReceived: self._on_handshake,
             ev.HandshakeAnswered: self._on_handshake_answered,
             ev.TurnOffered: self._on_turn_offered,
             ev.OfferAnswered: self._on_offer_answered,
@@ -261,25 +262,33 @@ class Session:
             neighbour.heard_from()
             self._learn(neighbour, mask_of(event.indices))
 
-    def _on_bitfield(self, event: ev.BitfieldReceived, now_s: float) -> None:
+    def _on_bitfield(self, event: ev.BitfieldReceived, now_s: float) -> None:  # noqa: ARG002  handlers' shape
         neighbour = self.neighbours.get(event.key)
         if neighbour:
             neighbour.heard_from()
-            neighbour.idles = True  # it asks what there is: tell it when there is more
-            neighbour.stands = False  # ... and that it may ask, which it may not know
-            neighbour.interested_until_s = now_s + INTERESTED_AFTER_REFUSAL_S
             self._learn(neighbour, mask_of(event.indices), replace=True)
-            neighbour.hungry_at_s = now_s
-            if self._running and not self.uplink.takes_turns and self._would_take(neighbour, now_s):
-                self._in_vain = 0
-                self._make_turn(neighbour, now_s)
+
+    def _on_handshake(self, event: ev.HandshakeReceived, now_s: float) -> None:
+        neighbour = self.neighbours.get(event.key)
+        if neighbour is None:
+            return
+        neighbour.heard_from()
+        self._learn(neighbour, mask_of(event.indices), replace=True)
+        neighbour.told, neighbour.told_at_s = len(self._acquired), now_s
+        neighbour.interested_until_s = now_s + INTERESTED_AFTER_REFUSAL_S
+        neighbour.hungry_at_s = now_s
+        neighbour.idles = True  # tell it when there is more
+        neighbour.stands = False  # ... and that it may ask, which it may not know
+        if self._running and not self.uplink.takes_turns and self._would_take(neighbour, now_s):
+            self._in_vain = 0
+            self._make_turn(neighbour, now_s)
 
     def _on_handshake_answered(self, event: ev.HandshakeAnswered, now_s: float) -> None:
         neighbour = self.neighbours.get(event.key)
         if neighbour is None:
             return
         neighbour.heard_from()
-        neighbour.told, neighbour.told_at_s = len(self._acquired), now_s
+        neighbour.told, neighbour.told_at_s = event.told, now_s
         neighbour.speaks_turns = event.turns
         neighbour.may_ask = event.standing or (event.unchoked and (neighbour.may_ask or not event.turns))
 
@@ -580,7 +589,10 @@ class Session:
     def retry_after_s(self, key: str, now_s: float) -> float:
         """Return when it makes sense for this client to ask again: its turn on the link, or the next rechoke."""
         if key not in self.unchoked:
-            return max(self._next_rechoke_s - now_s, EARLY_RECHOKE_S)
+            wait_s = self._next_rechoke_s - now_s
+            if not self.uplink.takes_turns:  # a slot may fall empty long before, and counts it only while interested
+                wait_s = min(wait_s, INTERESTED_AFTER_REFUSAL_S / 4)
+            return max(wait_s, EARLY_RECHOKE_S)
         mine_s = self.neighbours[key].last_turn_s if key in self.neighbours else now_s
         ahead = sum(
             n.key != key and n.last_turn_s <= mine_s and (n.waits_for_turn or self._could_use_turn(n, now_s))

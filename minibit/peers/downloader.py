@@ -196,7 +196,7 @@ class Downloader:
         answer = self._exchange("handshake", key, wire.HAVE_BLOCKS_INFO, message, _handshake_reply)
         if answer and len(answer.blocks_info) == peer.total_blocks:
             owned = tuple(index for index, flag in enumerate(answer.blocks_info) if flag)
-            answered = ev.HandshakeAnswered(key, answer.unchoked, answer.turns, answer.standing)
+            answered = ev.HandshakeAnswered(key, answer.unchoked, answer.turns, answer.standing, told=sum(mine))
             peer.driver.feed(ev.BitfieldReceived(key, owned), answered)
 
     def _exchange(

@@ -111,7 +111,7 @@ class Routes:
         if key is None:
             return _plain_error(404, f"unknown sender {message.sender_id!r}: send listen_port too")
         owned = tuple(index for index, flag in enumerate(message.blocks_info) if flag)
-        peer.driver.feed(ev.BitfieldReceived(key, owned))
+        peer.driver.feed(ev.HandshakeReceived(key, owned))
         with peer.driver.lock:
             unchoked = peer.may_ask(key)
             retry_after_s = 0.0 if unchoked else peer.retry_after_s(key)

@@ -9,7 +9,7 @@ from minibit.core import events as ev
 from minibit.core.choker import CHOKERS
 from minibit.core.neighbours import CONTACT_RETRY_MAX_S, STRIKES_MAX
 from minibit.core.picker import PICKERS
-from minibit.core.session import OFFER_LAPSES_S, STARVED_AT_START_S, STARVED_MAX_S
+from minibit.core.session import NUMWANT, OFFER_LAPSES_S, STARVED_AT_START_S, STARVED_MAX_S
 
 # ---------------------------------------------------------------------- start, tracker, neighbours
 
@@ -38,6 +38,24 @@ def test_a_leecher_introduces_itself_to_the_seed_and_three_others():
     assert "s" in greeted
     assert len(greeted) == len(set(greeted)) == 4
     assert of(ev.Handshake, driven.tell(ev.TrackerAnswered(7, 30.0))) == []
+
+
+def test_in_a_crowd_a_leecher_introduces_itself_to_one_other():
+    """A thousand greetings at once would keep the seed from giving anything to anybody."""
+    driven = Driven()
+    driven.tell(ev.PeerSeen("s", "seed", seed=True), *[ev.PeerSeen(key, key) for key in "abcdef"])
+    greeted = [action.key for action in of(ev.Handshake, driven.tell(ev.TrackerAnswered(NUMWANT, 30.0)))]
+    assert len(greeted) == 1
+    assert greeted[0] in "abcdef"
+
+
+def test_a_full_table_is_reason_enough_not_to_ask_the_tracker_again_soon():
+    """The first answer may be all that a peer of a crowd needs."""
+    driven = Driven(max_neighbours=3)
+    driven.meet(*"abc")
+    driven.tell(ev.TrackerAnswered(NUMWANT, 30.0))
+    assert of(ev.AskTracker, driven.sleep(29.0)) == []
+    assert len(of(ev.AskTracker, driven.sleep(31.0))) == 1
 
 
 def test_a_seed_waits_to_be_found():
@@ -303,6 +321,25 @@ def test_a_starved_leecher_asks_a_neighbour_for_its_state():
     assert {handshake.key for handshake in asked} == {"a", "b"}
 
 
+def test_a_starved_leecher_prefers_those_who_have_something():
+    """In a swarm where most have nothing, asking at random finds it late."""
+    driven = Driven()
+    driven.meet(*"abcdefg")
+    driven.meet("h", owns=ALL)
+    driven.tell(ev.TrackerAnswered(8, 30.0))
+    assert {handshake.key for handshake in of(ev.Handshake, driven.sleep(30.0))} == {"h"}
+
+
+def test_an_answer_to_a_handshake_may_give_a_standing_turn():
+    """It is as good as an offer, and a message fewer."""
+    driven = Driven()
+    driven.meet("a", owns=ALL)
+    refused = driven.tell(ev.HandshakeAnswered("a", unchoked=True, turns=True))
+    assert asked_for(refused) == [], "an uplink with turns offers them one by one"
+    ((key, _),) = asked_for(driven.tell(ev.HandshakeAnswered("a", unchoked=True, turns=True, standing=True)))
+    assert key == "a"
+
+
 def test_a_complete_peer_looks_around_no_more():
     """It lacks nothing; a seed that lingers for days must cost nothing."""
     driven = Driven(ALL)
@@ -378,6 +415,7 @@ EVENTS = st.one_of(
     st.builds(ev.BlocksGranted, SETS),
     st.builds(ev.HavesReceived, KEYS, SETS),
     st.builds(ev.BitfieldReceived, KEYS, SETS),
+    st.builds(ev.HandshakeReceived, KEYS, SETS),
     st.builds(ev.HandshakeAnswered, KEYS, st.booleans(), st.booleans()),
     st.builds(ev.TurnOffered, KEYS, st.booleans(), st.none() | INDEX, st.none() | st.just(RATE)),
     st.builds(ev.OfferAnswered, KEYS, st.booleans()),

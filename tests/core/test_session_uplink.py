@@ -3,12 +3,12 @@
 from itertools import groupby, pairwise
 
 import pytest
-from driven import ALL, BLOCKS, SERVICE_S, Driven, of
+from driven import ALL, BLOCKS, NONE, SERVICE_S, Driven, of
 
 from minibit.core import events as ev
 from minibit.core.choker import CHOKERS, OPTIMISTIC_ROUNDS
 from minibit.core.neighbours import INTERESTED_AFTER_REFUSAL_S, STRIKES_MAX
-from minibit.core.session import EARLY_RECHOKE_S, OFFER_LAPSES_S, OFFER_LEAD_S
+from minibit.core.session import EARLY_RECHOKE_S, OFFER_LAPSES_S, OFFER_LEAD_S, OPEN_OFFER_LAPSES_S
 
 # ---------------------------------------------------------------------- requests
 
@@ -35,7 +35,7 @@ def test_a_block_is_given_again_to_who_asks_again():
         assert driven.request("a", 4) == ev.Serve("a", 4)
         driven.now_s += SERVICE_S
         driven.sent("a", 4)
-        driven.tell(ev.BitfieldReceived("a", ()))
+        driven.tell(ev.HandshakeReceived("a", ()))
 
 
 def test_a_banned_neighbour_is_refused():
@@ -83,7 +83,7 @@ def test_turns_go_round():
         served.append(key)
         driven.sleep(driven.now_s + SERVICE_S)
         driven.sent(key, index)
-        driven.tell(ev.BitfieldReceived(key, ()))
+        driven.tell(ev.HandshakeReceived(key, ()))
     assert [sorted(served[i : i + 5]) for i in range(0, 20, 5)] == [list("abcde")] * 4
 
 
@@ -218,6 +218,59 @@ def test_an_unlimited_uplink_gives_standing_turns_to_whom_it_unchokes():
     assert len(driven.session.unchoked) == 5
     assert driven.session.unchoked <= {offer.key for offer in offers}
     assert {type(driven.request(key, 0)) for key in driven.session.unchoked} == {ev.Serve}
+
+
+def test_one_standing_offer_at_a_time_waits_for_its_answer():
+    """In a crowd answers take seconds; more offers would only make them take longer."""
+    driven = Driven(ALL, rate=None)
+    driven.meet(*"abcdefgh")
+    driven.sleep(OPEN_OFFER_LAPSES_S - 0.1)
+    assert len(driven.offers()) == 1
+    driven.sleep(OPEN_OFFER_LAPSES_S + 1.0)
+    assert len(driven.offers()) == 2, "one that nobody answers must not hold up the others for ever"
+
+
+def test_offers_in_vain_become_rare():
+    """Most likely everybody has everything, and has not said so yet."""
+    driven = Driven(ALL, rate=None)
+    driven.meet(*"abcdefghijklmnop")
+    while driven.now_s < 60.0:
+        driven.sleep(driven.now_s + 0.01)
+        for key in list(driven.session.uplink.offers):
+            driven.tell(ev.OfferAnswered(key, accepted=False))
+    times_s = [at_s for at_s, _ in driven.offers()]
+    assert len(times_s) <= 30
+    assert sum(at_s > 30.0 for at_s in times_s) <= 10
+
+
+def test_a_starving_neighbour_is_given_a_free_slot_at_once():
+    """The answer to its handshake says so; an offer would be one message more."""
+    driven = Driven(ALL, rate=None)
+    actions = driven.tell(ev.PeerSeen("a", "id-a"), ev.HandshakeReceived("a", ()))
+    assert driven.session.unchoked == {"a"}
+    assert of(ev.OfferTurn, actions) == []
+    assert type(driven.request("a", 0)) is ev.Serve
+
+
+def test_a_free_rider_gives_no_slot_to_a_starving_neighbour_either():
+    """It takes and does not give."""
+    driven = Driven(ALL, rate=None, choker="free-rider")
+    driven.tell(ev.PeerSeen("a", "id-a"), ev.HandshakeReceived("a", ()))
+    assert driven.session.unchoked == set()
+
+
+def test_complete_by_download_it_offers_to_those_who_asked_lately():
+    """Its neighbours are most likely complete too: in a crowd every such offer was in vain."""
+    driven = Driven("01111111", rate=None)
+    driven.meet("a", owns=NONE)
+    driven.meet("s", owns=ALL)
+    driven.sleep(OPEN_OFFER_LAPSES_S + 1.0)
+    driven.arrived("s", 0)
+    before = len(driven.offers())
+    driven.sleep(driven.now_s + 60.0)
+    assert len(driven.offers()) == before
+    driven.tell(ev.HandshakeReceived("a", ()))
+    assert driven.session.unchoked == {"a"}
 
 
 def test_a_standing_turn_is_not_offered_twice():

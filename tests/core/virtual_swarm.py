@@ -234,11 +234,12 @@ class VirtualSwarm:
         self.later(lambda: self.feed(peer, *seen, ev.TrackerAnswered(len(seen), TRACKER_INTERVAL_S)))
 
     def _shake(self, peer: VirtualPeer, other: VirtualPeer) -> None:
-        self.feed(other, ev.BitfieldReceived(peer.key, tuple(peer.session.owned)))
+        mine = tuple(peer.session.owned)
+        self.feed(other, ev.HandshakeReceived(peer.key, mine))
         bitfield = ev.BitfieldReceived(other.key, tuple(other.session.owned))
         unchoked = peer.key in other.session.unchoked
         standing = unchoked and not other.session.uplink.takes_turns
-        answer = ev.HandshakeAnswered(other.key, unchoked, turns=True, standing=standing)
+        answer = ev.HandshakeAnswered(other.key, unchoked, turns=True, standing=standing, told=len(mine))
         self.later(lambda: self.feed(peer, bitfield, answer))
 
     def _offer(self, sender: VirtualPeer, receiver: VirtualPeer, offer: ev.OfferTurn) -> None:
