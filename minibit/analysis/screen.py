@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 
 PLAIN_EVERY_S = 2.0
 STUCK_SHOWN = 5
-_PHASES = {"prepare": "hashing the file", "spawn": "starting peers", "run": "sharing", "verify": "comparing files"}
+_PHASES = {
+    "prepare": "hashing the file",
+    "spawn": "starting peers",
+    "memory": "making memory ready",
+    "run": "sharing",
+    "verify": "comparing files",
+}
 
 
 def _stdout() -> Console:

@@ -6,7 +6,10 @@ everything else a swarm costs, and it falls on whoever happens to run after a pa
 """
 
 import mmap
+import os
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from io import RawIOBase
 from pathlib import Path
 from types import TracebackType
@@ -16,18 +19,23 @@ import psutil
 
 CHUNK_BYTES = 32 << 20
 AHEAD_BYTES = 4 * CHUNK_BYTES
-READY_MAX_BYTES = 4 << 30
-SHARE_OF_AVAILABLE = 0.4
+SHARE_OF_AVAILABLE = 0.6  # the peers themselves grow too
 LOOK_EVERY_S = 0.01
-_PAGE_BYTES = 4096
+Progress = Callable[[int, int], None]
 
 
 class ReadyMemory:
     """Holds ``num_bytes`` of touched memory (within reason); inside ``with``, lets it go as fast as it is used up."""
 
-    def __init__(self, num_bytes: int) -> None:
-        size = min(num_bytes, READY_MAX_BYTES, int(psutil.virtual_memory().available * SHARE_OF_AVAILABLE))
-        self._chunks = [_touched(CHUNK_BYTES) for _ in range(-(-size // CHUNK_BYTES))]
+    def __init__(self, num_bytes: int, progress: Progress | None = None) -> None:
+        size = min(num_bytes, int(psutil.virtual_memory().available * SHARE_OF_AVAILABLE))
+        total = -(-size // CHUNK_BYTES)
+        self._chunks: list[mmap.mmap] = []
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for memory in pool.map(_touched, [CHUNK_BYTES] * total):
+                self._chunks.append(memory)
+                if progress:
+                    progress(len(self._chunks) * CHUNK_BYTES, total * CHUNK_BYTES)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._hand_out, name="memory", daemon=True)
 
@@ -62,6 +70,6 @@ def _free_bytes(meminfo: RawIOBase) -> int:
 def _touched(size: int) -> mmap.mmap:
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_HUGEPAGE)
-    for offset in range(0, size, _PAGE_BYTES):
-        memory[offset] = 1
+    with Path("/dev/zero").open("rb", buffering=0) as zeros:
+        zeros.readinto(memory)  # unlike a loop, it lets the other threads run
     return memory

@@ -50,7 +50,7 @@ POLL_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """How far a run is, for whoever watches: ``phase`` is prepare, spawn, run or verify; ``done`` of ``total`` in it.
+    """How far a run is, for whoever watches: ``phase`` is prepare, spawn, memory, run or verify; ``done`` of ``total`` in it.
 
     In the phase run these are blocks over all leechers, and ``complete`` of ``leechers`` have them all.
     """
@@ -115,7 +115,8 @@ def run_swarm(scenario: Scenario, *, watch: Watch | None = None, keep: Path | No
         fleet: Fleet = ThreadFleet() if scenario.isolation == "thread" else ProcessFleet(len(specs) + 1)
         with fleet:
             _spawn(run, fleet, folder, source)
-            with ReadyMemory(scenario.file.size_bytes * len(run.leechers) * 2):
+            memory_bytes = 2 * scenario.file.size_bytes * len(run.leechers)
+            with ReadyMemory(memory_bytes, lambda done, total: watcher(Snapshot("memory", done, total))):
                 _race(run, fleet)
             _collect(run, fleet)
         run.leftovers = fleet.leftovers() + _open_ports(fleet)
