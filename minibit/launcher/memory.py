@@ -19,7 +19,7 @@ import psutil
 
 CHUNK_BYTES = 32 << 20
 AHEAD_BYTES = 4 * CHUNK_BYTES
-SHARE_OF_AVAILABLE = 0.6  # the peers themselves grow too
+SHARE_OF_AVAILABLE = 0.85
 LOOK_EVERY_S = 0.01
 Progress = Callable[[int, int], None]
 
