@@ -116,7 +116,7 @@ def _run_libtorrent(
     for client in started:
         if client.stdout.readline().strip() != "ready":
             raise RuntimeError("a libtorrent client did not start")
-    with ReadyMemory(2 * work.peers * work.size_bytes):
+    with ReadyMemory(2 * work.peers * work.size_bytes, source.parent):
         start_s = time.monotonic()
         _say(started, "go")
         end_s = max(float(client.stdout.readline()) for client in started)
@@ -195,7 +195,7 @@ def _run_aria2(work: Work, folder: Path, source: Path, torrent: Path, started: l
     _wait((source.parent / "DONE").exists, 120)
     time.sleep(1.0)  # the seed announces
     directories = [folder / f"p{number}" for number in range(1, work.peers + 1)]
-    with ReadyMemory(2 * work.peers * work.size_bytes):
+    with ReadyMemory(2 * work.peers * work.size_bytes, source.parent):
         start_s = time.monotonic()
         for number, directory in enumerate(directories, 1):
             start(number, directory)

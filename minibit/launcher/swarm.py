@@ -50,9 +50,10 @@ POLL_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """How far a run is, for whoever watches: ``phase`` is prepare, spawn, memory, run or verify; ``done`` of ``total`` in it.
+    """How far a run is, for whoever watches: ``done`` of ``total`` in one of its phases.
 
-    In the phase run these are blocks over all leechers, and ``complete`` of ``leechers`` have them all.
+    These are prepare, spawn, memory, run and verify. What is done in the phase run are blocks over all leechers, and
+    ``complete`` of ``leechers`` have them all.
     """
 
     phase: str
@@ -109,14 +110,14 @@ def run_swarm(scenario: Scenario, *, watch: Watch | None = None, keep: Path | No
     """
     with _folder(keep) as folder:
         watcher = watch or (lambda _snapshot: None)
+        _check_room(scenario, folder)
         source, torrent = _prepare(scenario, folder, watcher)
         specs = {spec.peer_id: spec for spec in scenario.peers()}
         run = _Run(scenario, specs, torrent.num_blocks, watcher)
         fleet: Fleet = ThreadFleet() if scenario.isolation == "thread" else ProcessFleet(len(specs) + 1)
         with fleet:
             _spawn(run, fleet, folder, source)
-            memory_bytes = 2 * scenario.file.size_bytes * len(run.leechers)
-            with ReadyMemory(memory_bytes, lambda done, total: watcher(Snapshot("memory", done, total))):
+            with _ready_memory(run, folder):
                 _race(run, fleet)
             _collect(run, fleet)
         run.leftovers = fleet.leftovers() + _open_ports(fleet)
@@ -143,6 +144,17 @@ def _folder(keep: Path | None) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_room(scenario: Scenario, folder: Path) -> None:
+    """Raise StorageError if the disk cannot hold a file for each leecher: the files are sparse, it would show late."""
+    copies = sum(spec.role == "leecher" for spec in scenario.peers()) + (not scenario.file.path)
+    wanted_mib, free_mib = (size / MIB for size in (copies * scenario.file.size_bytes, shutil.disk_usage(folder).free))
+    if wanted_mib > free_mib:
+        raise StorageError(
+            f"{folder} has room for {free_mib:,.0f} MiB, the files of this swarm take {wanted_mib:,.0f} MiB: "
+            "free some, or let TMPDIR name another folder"
+        )
 
 
 def _prepare(scenario: Scenario, folder: Path, watch: Watch) -> tuple[Path, metainfo.Metainfo]:
@@ -206,6 +218,14 @@ def _spawn(run: _Run, fleet: Fleet, folder: Path, source: Path) -> None:
     fleet.wait_ready(run.specs)
     run.spawn_time_s = time.monotonic() - begin_s
     run.watch(Snapshot("spawn", total, total))
+
+
+def _ready_memory(run: _Run, folder: Path) -> ReadyMemory:
+    size = 2 * run.scenario.file.size_bytes * len(run.leechers)  # the files, and blocks under way
+    try:
+        return ReadyMemory(size, folder, lambda done, total: run.watch(Snapshot("memory", done, total)))
+    except OSError as error:
+        raise StorageError(f"cannot write to {folder}: {error.strerror}") from error
 
 
 # -- the run -----------------------------------------------------------------------------------------------------------
