@@ -33,6 +33,11 @@ class Choice:
     unchoked: tuple[str, ...]
     optimistic: str | None = None
 
+    def first(self, count: int) -> "Choice":
+        """Return the choice of the first ``count`` of these."""
+        unchoked = self.unchoked[:count]
+        return Choice(unchoked, self.optimistic if self.optimistic in unchoked else None)
+
     def keeping(self, keys: Sequence[str]) -> "Choice":
         """Return a choice of as many (or more, if these are more), these among them."""
         others = [key for key in self.unchoked if key not in keys]

@@ -50,10 +50,12 @@ OPEN_RECHOKE_S = 30.0  # an unlimited uplink chooses anew after so long, or afte
 TURN_UNUSED_S = 15.0  # a standing turn that was not used for so long holds no slot
 TURN_IDLE_S = 0.5  # ... or for so long, if I am complete and somebody else is starving
 IN_VAIN_MAX_S = 60.0  # between two choices, while every offer is declined
-HUNGRY_FOR_S = 5.0  # complete by download, I offer turns to those who asked me for something so lately
+HUNGRY_FOR_S = 16.0  # complete by download, I offer turns to those who asked me for something so lately
+SLOW_BLOCK_S = 0.25  # an unlimited uplink that takes longer for a block serves one leecher at a time
 STARVED_MIN_S = 0.5  # nothing to ask for: look around, after twice as long each time
-STARVED_MAX_S = 4.0
+STARVED_MAX_S = 16.0
 STARVED_DOWNLOADS = 4  # ... and not before so many downloads would have come in
+STARVED_SOON_S = 4.0  # ... which is no longer than this
 STARVED_AT_START_S = 2.0  # ... or, while there was none, so long: everybody starves then, and asking spreads nothing
 STARVED_OF_OFFERS_S = 1.0  # limited uplinks offer when they can: an offer may be lost if none came for so long
 TRACKER_RETRY_MIN_S = 0.15
@@ -397,6 +399,8 @@ class Session:
         self.last_rechoke_s = now_s
         choker = self._seed_choker if self.owned.complete else self._choker
         choice = choker.choose(candidates, self._rng, rotate=rotate)
+        if not self.uplink.takes_turns:
+            choice = choice.first(self._slots)
         if choice.unchoked:  # else it serves nobody
             choice = choice.keeping([neighbour.key for neighbour in keep])
         self._apply(choice)
@@ -446,7 +450,7 @@ class Session:
     def _make_turn(self, neighbour: Neighbour, now_s: float) -> None:
         """Give a starving neighbour a standing turn if a slot is free; the answer to its handshake will tell it."""
         users = self._users(now_s, TURN_IDLE_S if self.owned.complete else TURN_UNUSED_S)
-        if neighbour not in users and len(users) <= REGULAR_SLOTS:
+        if neighbour not in users and len(users) < self._slots:
             self._rechoke(now_s, rotate=False, keep=[*users, neighbour])
         if neighbour.key in self.unchoked:
             neighbour.stands = True
@@ -466,7 +470,16 @@ class Session:
         self._compared_s = now_s
         taken = len(self._users(now_s))
         choked = (n for key, n in self.neighbours.items() if key not in self.unchoked)
-        return taken <= REGULAR_SLOTS and any(self._would_take(n, now_s) for n in choked)
+        return taken < self._slots and any(self._would_take(n, now_s) for n in choked)
+
+    @property
+    def _slots(self) -> int:
+        """How many an unlimited uplink serves at a time: one, where blocks take long and I still lack some.
+
+        Blocks side by side then only make each other later. Who completes early serves many blocks for each message.
+        """
+        slow = max(self._measured_download_s, self._measured_service_s) > SLOW_BLOCK_S
+        return 1 if slow and not self.owned.complete else REGULAR_SLOTS + 1
 
     def _early_rechoke_s(self) -> float:
         """Return how long after a choice the next may come early: for standing turns, as many offers as blocks."""
@@ -758,7 +771,7 @@ class Session:
         standing = [n for n in reachable if n.may_ask]
         if not standing and now_s < self._last_arrival_s + STARVED_OF_OFFERS_S:
             return  # limited uplinks offer when they can
-        pause_s = STARVED_DOWNLOADS * self._measured_download_s or STARVED_AT_START_S
+        pause_s = min(STARVED_DOWNLOADS * self._measured_download_s, STARVED_SOON_S) or STARVED_AT_START_S
         self._look_around_at_s = now_s + max(self._starved_s, pause_s)
         self._starved_s = min(2 * self._starved_s, STARVED_MAX_S)
         if reachable:

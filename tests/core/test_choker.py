@@ -174,3 +174,10 @@ def test_a_choice_that_keeps_some_fills_the_rest_in_order():
     assert choice.keeping(["x"]) == Choice(("x", "a", "b"))
     assert choice.keeping(["c", "a"]) == Choice(("c", "a", "b"), optimistic="c")
     assert choice.keeping(["w", "x", "y", "z"]).unchoked == ("w", "x", "y", "z")
+
+
+def test_the_first_of_a_choice_are_those_of_highest_rank():
+    """An optimistic unchoke that falls out is none any more."""
+    choice = Choice(("a", "b", "c"), optimistic="c")
+    assert choice.first(1) == Choice(("a",))
+    assert choice.first(3) == choice.first(9) == choice

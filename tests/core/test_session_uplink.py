@@ -273,6 +273,27 @@ def test_complete_by_download_it_offers_to_those_who_asked_lately():
     assert driven.session.unchoked == {"a"}
 
 
+@pytest.mark.parametrize(("duration_s", "slots"), [(0.01, 5), (2.0, 1)])
+def test_where_blocks_take_long_an_unlimited_leecher_serves_one(duration_s, slots):
+    """Blocks side by side only make each other later; a small sum of work at a time is done sooner."""
+    driven = Driven("11110000", rate=None)
+    driven.meet("s", owns=ALL)
+    driven.tell(ev.BlockArrived("s", 4, 16, duration_s))
+    driven.meet(*"abcdefgh")
+    driven.rechoke()
+    assert len(driven.session.unchoked) == slots
+
+
+def test_where_blocks_take_long_a_complete_peer_serves_five():
+    """It holds many blocks that a neighbour lacks: few messages for each."""
+    driven = Driven("11111110", rate=None)
+    driven.meet("s", owns=ALL)
+    driven.tell(ev.BlockArrived("s", 7, 16, 2.0))
+    for key in "abcdefgh":
+        driven.tell(ev.PeerSeen(key, key), ev.HandshakeReceived(key, ()))
+    assert len(driven.session.unchoked) == 5
+
+
 def test_a_standing_turn_is_not_offered_twice():
     """It stands until it is refused; repeating it would be polling."""
     driven = Driven(ALL, rate=None)
