@@ -1,5 +1,6 @@
 """MiniBit beside real clients and the physical limit, in turn, on this machine.
 
+\b
     python -m bench.versus --peers 8 --size 128MiB
     python -m bench.versus --peers 32 --size 64MiB --clients minibit,"libtorrent fast"
     python -m bench.versus --peers 8 --size 16MiB --upload-rate 2MB/s --clients minibit,"libtorrent tuned"
