@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from bench.summary import draw_curves, print_curves
+from bench.versus import print_written
 from minibit.errors import MiniBitError
 from minibit.provenance import code_version, describe_machine, folder_name
 
@@ -36,6 +37,8 @@ def main() -> int:
         print(f"bench: {error}", file=sys.stderr)
         return code or error.exit_code
     print_curves(folder)
+    for path in sorted(folder.glob("versus-*.json")):
+        print_written(path)
     print(f"\nresults: {folder}")
     for path in written:
         print(f"  {path.relative_to(folder)}")

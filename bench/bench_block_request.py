@@ -3,8 +3,10 @@
 import base64
 import http.client
 import json
+import threading
 
 import pytest
+import waitress
 
 from minibit import metainfo
 from minibit.core.blocks import KIB, MIB
@@ -41,11 +43,44 @@ def ask(connection, accept):
     return data
 
 
+@pytest.fixture
+def bare(request):
+    """Yield (connection to a waitress application that answers with so many bytes, these bytes)."""
+    content = bytes(range(256)) * (request.param // 256)
+
+    def application(_environ, start_response):
+        headers = [("Content-Type", "application/octet-stream"), ("Content-Length", str(len(content)))]
+        start_response("200 OK", headers)
+        return [content]
+
+    server = waitress.create_server(application, host="127.0.0.1", port=0, threads=4)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    connection = http.client.HTTPConnection("127.0.0.1", server.effective_port, timeout=10)
+    yield connection, content
+    connection.close()
+    server.close()
+    thread.join()
+
+
+@pytest.mark.parametrize("bare", SIZES.values(), ids=SIZES, indirect=True)
+def bench_block_bare_waitress(benchmark, bare):
+    """What the block requests below are held against: a waitress application that does nothing else."""
+    connection, expected = bare
+    benchmark.group = f"block request, raw, {len(expected) // KIB} KiB"
+
+    def target():
+        assert ask(connection, "application/octet-stream") == expected
+
+    benchmark.pedantic(target, rounds=200, iterations=1, warmup_rounds=10)
+    benchmark.extra_info["block_bytes"] = len(expected)
+
+
 @pytest.mark.parametrize("served", SIZES.values(), ids=SIZES, indirect=True)
 def bench_block_raw(benchmark, served):
     """The way MiniBit peers ask."""
-    benchmark.group = "block request, raw"
     connection, expected = served
+    benchmark.group = f"block request, raw, {len(expected) // KIB} KiB"
 
     def target():
         assert ask(connection, "application/octet-stream") == expected

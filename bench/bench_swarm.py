@@ -59,6 +59,16 @@ def bench_swarm_uncapped(benchmark, bench_folder, quick, peers):
     )
 
 
+@pytest.mark.tier("full")
+@pytest.mark.parametrize("peers", [200, 1000])
+def bench_swarm_crowd(benchmark, bench_folder, peers):
+    """Many processes on few cores: what a message costs decides."""
+    benchmark.group = "swarm completion, no limits, 16 MiB in blocks of 1 MiB (whole call; makespan in the records)"
+    run_and_keep(
+        benchmark, bench_folder, f"crowd-{peers:04d}", 1, peers=peers, size_bytes=16 * MIB, block_size_bytes=MIB
+    )
+
+
 @pytest.mark.parametrize("peers", SIZES)
 def bench_swarm_capped(benchmark, bench_folder, quick, peers):
     """Every uplink limited: held against the bounds."""

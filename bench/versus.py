@@ -13,13 +13,15 @@ import json
 import statistics
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from bench.rivals.clients import MIB, RUNNERS, MissingError, Outcome, Work
-from minibit.units import format_duration, parse_rate, parse_size
+from minibit.cli import BLOCK_SIZE, RATE, SIZE
+from minibit.units import format_duration
 
 DEFAULT_CLIENTS = ("minibit", "libtorrent", "libtorrent fast", "aria2", "limit")
 
@@ -47,7 +49,13 @@ def goodput_mib_per_s(work: Work, outcomes: list[Outcome]) -> float:
 def table(work: Work, outcomes: dict[str, list[Outcome]], missing: dict[str, str]) -> Table:
     """Return medians, and ratios to MiniBit."""
     ours = goodput_mib_per_s(work, outcomes["minibit"]) if outcomes.get("minibit") else None
-    shown = Table(title=f"{work.peers} leechers x {work.size_bytes / MIB:g} MiB", title_justify="left")
+    notes = sorted({f"{name}: {run.note}" for name, runs in outcomes.items() for run in runs if run.note})
+    shown = Table(
+        title=f"{work.peers} leechers x {work.size_bytes / MIB:g} MiB",
+        title_justify="left",
+        caption="\n".join(notes) or None,
+        caption_justify="left",
+    )
     for name in ("client", "runs", "time", "MiB/s", "CPU-s per GiB", "MiniBit ÷ it"):
         shown.add_column(name, justify="left" if name == "client" else "right")
     for name, runs in outcomes.items():
@@ -66,19 +74,30 @@ def table(work: Work, outcomes: dict[str, list[Outcome]], missing: dict[str, str
     return shown
 
 
+def write(path: Path, work: Work, outcomes: dict[str, list[Outcome]], missing: dict[str, str]) -> None:
+    """Write every run as JSON."""
+    runs = {name: [asdict(run) for run in done] for name, done in outcomes.items()}
+    path.write_text(json.dumps({"work": asdict(work), "runs": runs, "missing": missing}, indent=1) + "\n")
+
+
+def print_written(path: Path) -> None:
+    """Print the table of what ``write`` wrote."""
+    told = json.loads(path.read_text())
+    outcomes = {name: [Outcome(**run) for run in runs] for name, runs in told["runs"].items()}
+    Console(highlight=False).print(table(Work(**told["work"]), outcomes, told["missing"]))
+
+
 @click.command(help=__doc__)
-@click.option("--peers", type=int, default=8, show_default=True)
-@click.option("--size", default="128MiB", show_default=True)
-@click.option("--block-size", default=None, help="[default: auto]")
-@click.option("--upload-rate", default="unlimited", show_default=True)
-@click.option("--clients", default=",".join(DEFAULT_CLIENTS), show_default=True)
-@click.option("--repeats", type=int, default=5, show_default=True)
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write every run here.")
-def main(  # noqa: PLR0917  click passes them by name
-    peers: int, size: str, block_size: str | None, upload_rate: str, clients: str, repeats: int, json_path: Path | None
-) -> None:
+@click.option("--peers", type=click.IntRange(1), default=8, show_default=True, help="Leechers.")
+@click.option("--size", "size_bytes", type=SIZE, default="128MiB", show_default=True, help="Size of the file.")
+@click.option("--block-size", "block_size_bytes", type=BLOCK_SIZE, default="auto", show_default=True)
+@click.option("--upload-rate", "upload_rate_bytes_per_s", type=RATE, default="unlimited", show_default=True)
+@click.option("--clients", default=",".join(DEFAULT_CLIENTS), show_default=True, help="Any of: " + ", ".join(RUNNERS))
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Runs of each client.")
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write every run here.")
+def main(clients: str, repeats: int, json_path: Path | None, **work_options: Any) -> None:
     """Parse, compare, print."""
-    work = Work(peers, parse_size(size), parse_size(block_size) if block_size else None, parse_rate(upload_rate))
+    work = Work(**work_options)
     names = tuple(name.strip() for name in clients.split(","))
     unknown = sorted(set(names) - set(RUNNERS))
     if unknown:
@@ -86,8 +105,7 @@ def main(  # noqa: PLR0917  click passes them by name
     outcomes, missing = compare(work, names, repeats)
     Console(highlight=False).print(table(work, outcomes, missing))
     if json_path:
-        runs = {name: [asdict(run) for run in done] for name, done in outcomes.items()}
-        json_path.write_text(json.dumps({"work": asdict(work), "runs": runs, "missing": missing}, indent=1) + "\n")
+        write(json_path, work, outcomes, missing)
 
 
 if __name__ == "__main__":

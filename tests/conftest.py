@@ -73,9 +73,8 @@ def start_peer(tracker):
     started = contextlib.ExitStack()
 
     def start(torrent, folder, peer_id, *, join=True, **options):
-        peer = Peer.for_file(
-            torrent, folder, peer_id=peer_id, fsync=False, tracker_url=tracker.url, port=0, rng_seed=1, **options
-        )
+        options = {"tracker_url": tracker.url, **options}
+        peer = Peer.for_file(torrent, folder, peer_id=peer_id, fsync=False, port=0, rng_seed=1, **options)
         started.callback(peer.stop)
         if join:
             peer.join()

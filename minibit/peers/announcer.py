@@ -5,6 +5,7 @@ took more time than all blocks together (10 ms each in a process that does nothi
 left to ``requests``.
 """
 
+import os
 from typing import TypeVar
 from urllib.parse import urlencode, urlsplit
 
@@ -18,6 +19,7 @@ from minibit.peers.client import Answer, PeerClient
 
 TIMEOUT_S = 10.0
 HTTP_PORT = 80
+CERTIFICATES_VARIABLE = "REQUESTS_CA_BUNDLE"  # requests' own name for it
 Decoded = TypeVar("Decoded")
 _register_answer = wire.decoder(wire.RegisterAnswer)
 _peers_answer = wire.decoder(wire.PeersAnswer)
@@ -86,12 +88,13 @@ class _Lean:
 
 
 class _Encrypted:
-    """To https://."""
+    """To https://; trusts what requests trusts, or the certificates that the environment names."""
 
     def __init__(self, url: str, source_host: str | None) -> None:
         self._url = url
         self._session = requests.Session()
         self._session.trust_env = False  # a proxy of the environment has no business between peers and their tracker
+        self._session.verify = os.environ.get(CERTIFICATES_VARIABLE) or True
         if source_host:
             self._session.mount("https://", _FromAddress(source_host))
 
@@ -121,6 +124,8 @@ class _FromAddress(HTTPAdapter):
 
 def _reason(error: Exception) -> str:
     cause = error.__cause__ or error
+    if isinstance(cause, requests.exceptions.SSLError):
+        return f"no trusted TLS connection ({CERTIFICATES_VARIABLE} may name a file of certificates to trust)"
     if isinstance(cause, requests.ConnectionError):
         return "connection refused or unreachable"
     return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__

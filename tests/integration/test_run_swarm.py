@@ -1,6 +1,7 @@
 """``run_swarm``: scenario in, judged record out, with real processes and with threads."""
 
 import contextlib
+import shutil
 import threading
 
 import psutil
@@ -69,7 +70,7 @@ def test_a_swarm_is_verified_and_its_ledger_closes(isolation):
     assert record.requests.tracker >= 4
     assert record.leftovers == []
     assert record.bound_s is None
-    assert list(dict.fromkeys(phases)) == ["prepare", "spawn", "run", "verify"]
+    assert list(dict.fromkeys(phases)) == ["prepare", "spawn", "memory", "run", "verify"]
     assert children() == {}
 
 
@@ -182,6 +183,16 @@ def test_a_folder_with_something_in_it_is_not_used(tmp_path):
     with pytest.raises(StorageError, match="cannot keep files"):
         run_swarm(scenario.simple(peers=1, size_bytes=0), keep=tmp_path / "mine" / "folder")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_disk_too_small_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    """Files are sparse until they fill: without the look ahead a run would die in its middle."""
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=3 * MIB))
+    with pytest.raises(StorageError, match=r"has room for 3 MiB, the files of this swarm take 4 MiB"):
+        run_swarm(scenario.simple(peers=3, size_bytes=MIB), keep=tmp_path / "kept")
+    assert list((tmp_path / "kept").rglob("*.bin")) == []
+    assert run_swarm(scenario.simple(peers=2, size_bytes=MIB, block_size_bytes=64 * KIB)).valid
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------------
