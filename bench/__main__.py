@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench.summary import draw_curves, print_curves
+from bench.summary import draw_curves, print_bounds, print_curves
 from bench.versus import print_written
 from minibit.errors import MiniBitError
 from minibit.provenance import code_version, describe_machine, folder_name
@@ -37,6 +37,7 @@ def main() -> int:
         print(f"bench: {error}", file=sys.stderr)
         return code or error.exit_code
     print_curves(folder)
+    print_bounds(folder)
     for path in sorted(folder.glob("versus-*.json")):
         print_written(path)
     print(f"\nresults: {folder}")

@@ -1,5 +1,7 @@
 """The completion curves of a benchmark run, drawn from its records."""
 
+import math
+import statistics
 from collections import defaultdict
 from pathlib import Path
 
@@ -22,6 +24,21 @@ def print_curves(folder: Path) -> None:
     for kind, result in _curves(folder).items():
         print(f"\nswarm completion, {kind}: {_subtitle(result)}")
         print_sweep(result)
+
+
+def print_bounds(folder: Path) -> None:
+    """Print, for each scenario under ``folder``/bounds, the makespan over the larger of its bounds."""
+    ratios: defaultdict[str, list[float]] = defaultdict(list)
+    invalid: set[str] = set()
+    for path in sorted((folder / "bounds").glob("*.json")):
+        record = records.read(path)
+        bound_s = max(bound for bound in (record.bound_s, record.store_and_forward_bound_s) if bound)
+        ratios[record.scenario["name"]].append((record.makespan_s or math.inf) / bound_s)
+        invalid |= set() if record.valid else {record.scenario["name"]}
+    for name, values in ratios.items():
+        each = ", ".join(f"{value:.3f}" for value in values)
+        print(f"{name:10} makespan ÷ bound: median {statistics.median(values):.3f} of {each}"
+              + (" (not valid)" if name in invalid else ""))  # fmt: skip
 
 
 def _curves(folder: Path) -> dict[str, SweepResult]:

@@ -223,11 +223,28 @@ def sweep(scenario: Path | None, peers: list[int], repeats: int, output: Path, *
     type=click.FloatRange(min=0, min_open=True),
     default=120.0,
     show_default=True,
-    help="Forget a peer not heard from for so many seconds.",
+    help="Forget a MiniBit peer not heard from for so many seconds.",
+)
+@click.option(
+    "--announce-interval",
+    "announce_interval_s",
+    type=click.FloatRange(min=1),
+    default=300.0,
+    show_default=True,
+    help="BitTorrent clients announce this often; they are forgotten after 2.5 times that.",
+)
+@click.option(
+    "--server",
+    type=click.Choice(["waitress", "granian"]),
+    default="waitress",
+    show_default=True,
+    help="What speaks HTTP; granian (an extra) answers several times as many.",
 )
 @click.option("--ready-fd", type=click.IntRange(0), help="Write the port to this descriptor once it answers.")
 def tracker(**options: Any) -> None:
     """Run a tracker until SIGTERM or Ctrl-C. One tracker serves any number of swarms.
+
+    BitTorrent clients announce at http://HOST:PORT/announce, MiniBit's peers at http://HOST:PORT.
 
     \b
     Examples:

@@ -311,17 +311,21 @@ class _Server(TcpWSGIServer):
             time.sleep(0.01)
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Return a TCP socket bound to the address (port 0: any free one). Raise UsageError in one line if it cannot be."""
+def bind(host: str, port: int, *, listen: bool = True) -> socket.socket:
+    """Return a TCP socket bound to the address (port 0: any free one). Raise UsageError in one line if it cannot be.
+
+    With ``listen=False`` it only keeps the port, which others may bind too if they say so (SO_REUSEPORT).
+    """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
     except socket.gaierror as error:
         raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}") from error
     sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR if listen else socket.SO_REUSEPORT, 1)
     try:
         sock.bind((host, port))
-        sock.listen(BACKLOG)
+        if listen:
+            sock.listen(BACKLOG)
     except (OSError, OverflowError) as error:
         sock.close()
         reason = "the port is in use" if getattr(error, "errno", None) == errno.EADDRINUSE else str(error)

@@ -13,6 +13,8 @@ from msgspec import Meta
 REGISTER = "/register"
 PEERS = "/peers"
 STATS = "/stats"
+ANNOUNCE = "/announce"  # BEP 3
+SCRAPE = "/scrape"  # BEP 48
 REQUEST_BLOCK = "/request_block"
 HAVE_BLOCKS_INFO = "/have_blocks_info"
 ANNOUNCE_BLOCK = "/announce_block"

@@ -3,7 +3,9 @@
 import contextlib
 import http.client
 import json
+import os
 import random
+import subprocess
 import threading
 import time
 from typing import NamedTuple
@@ -14,6 +16,7 @@ from minibit import metainfo
 from minibit.peers import Peer
 from minibit.tracker import TrackerApp
 
+MACHINES = 4  # the tracker and the seed live on the first, a leecher on each other
 DEADLINE_S = 20.0
 BLOCK_BYTES = 16 * 1024
 SOURCE_BYTES = 8 * BLOCK_BYTES + 5000  # nine blocks, the last one short
@@ -101,3 +104,29 @@ def post():
             connection.close()
 
     return send
+
+
+def _ip(*arguments):
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0, f"ip {' '.join(arguments)}: {done.stderr}"
+
+
+@pytest.fixture
+def machines():
+    """Return the names of four namespaces, 10.77.0.1 to 10.77.0.4 on a bridge in a fifth."""
+    tag = f"mb{os.getpid()}"
+    switch, names = f"{tag}sw", [f"{tag}n{number}" for number in range(1, MACHINES + 1)]
+    with contextlib.ExitStack() as made:
+        for name in [switch, *names]:
+            _ip("netns", "add", name)
+            made.callback(_ip, "netns", "del", name)
+            _ip("-n", name, "link", "set", "lo", "up")
+        _ip("-n", switch, "link", "add", "br0", "type", "bridge")
+        _ip("-n", switch, "link", "set", "br0", "up")
+        for number, name in enumerate(names, 1):
+            _ip("-n", switch, "link", "add", f"port{number}", "type", "veth", "peer", "name", "eth0", "netns", name)
+            _ip("-n", switch, "link", "set", f"port{number}", "master", "br0")
+            _ip("-n", switch, "link", "set", f"port{number}", "up")
+            _ip("-n", name, "address", "add", f"10.77.0.{number}/24", "dev", "eth0")
+            _ip("-n", name, "link", "set", "eth0", "up")
+        yield names

@@ -27,10 +27,11 @@ from minibit.peers.downloader import Downloader
 from minibit.peers.driver import Driver
 from minibit.peers.meters import Meters, PeerReport
 from minibit.peers.pacer import Pacer
-from minibit.peers.server import Reply, Routes, in_front_of
+from minibit.peers.server import Routes, lean
 from minibit.peers.storage import FileStorage, Progress, SimulatedStorage, Storage
 from minibit.peers.views import BlockData, KnownPeers, OwnedBlocks
 from minibit.serving import Server, bind
+from minibit.wsgi import in_front_of
 
 PORT_RANGE_START = 50000
 PORT_RANGE_END = 60000
@@ -251,7 +252,7 @@ class Peer:
         add(wire.HAVE_BLOCKS_INFO, view_func=self.have_blocks_info_handler, methods=["POST"])
         add(wire.ANNOUNCE_BLOCK, view_func=self.announce_block_handler, methods=["POST"])
         # Flask's own way to put middleware before it; its type is that of the method.
-        self.app.wsgi_app = in_front_of(self.app.wsgi_app, self._routes)  # type: ignore[method-assign,assignment]
+        self.app.wsgi_app = in_front_of(self.app.wsgi_app, lean(self._routes))  # type: ignore[method-assign,assignment]
 
     def request_block_handler(self) -> Response:
         """POST /request_block: the block named, or why not (400, 403, 404, 503)."""
@@ -259,15 +260,15 @@ class Peer:
         reply = self._routes.request_block(
             request.remote_addr or "", request.get_data(), raw=raw, file_slice=request.environ.get("minibit.file_slice")
         )
-        return _as_flask(reply)
+        return reply.as_flask()
 
     def have_blocks_info_handler(self) -> Response:
         """POST /have_blocks_info: replaces what is known of the sender; answers with my own blocks."""
-        return _as_flask(self._routes.have_blocks_info(request.remote_addr or "", request.get_data()))
+        return self._routes.have_blocks_info(request.remote_addr or "", request.get_data()).as_flask()
 
     def announce_block_handler(self) -> Response:
         """POST /announce_block: marks blocks as the sender's."""
-        return _as_flask(self._routes.announce_block(request.remote_addr or "", request.get_data()))
+        return self._routes.announce_block(request.remote_addr or "", request.get_data()).as_flask()
 
     def connect_to_tracker(self) -> wire.RegisterAnswer:
         """Register with the tracker; take in the initial blocks and the peers it answers with.
@@ -532,7 +533,3 @@ def _refill(live: set[str], keys: Iterable[str]) -> None:
     wanted = set(keys)
     live.clear()
     live.update(wanted)
-
-
-def _as_flask(reply: Reply) -> Response:
-    return Response(reply.body, status=reply.status, headers=reply.headers)

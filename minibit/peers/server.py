@@ -8,16 +8,14 @@ import base64
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
-
-import msgspec
 
 from minibit import wire
 from minibit.core import events as ev
 from minibit.core.blocks import bools_of
-from minibit.serving import FILE_SLICE_KEY, WSGIApplication
+from minibit.serving import FILE_SLICE_KEY
+from minibit.wsgi import Handler, Reply, body_of
 
 if TYPE_CHECKING:
     from minibit.peers.peer import Peer
@@ -34,26 +32,6 @@ _MESSAGES = {
     "busy": "the uplink is busy: your turn is kept",
 }
 BASE64_CHUNK = 3 * 16 * 1024  # a multiple of three: its base64 needs no padding before the end
-
-
-@dataclass(slots=True)
-class Reply:
-    """Status, body and headers of an answer; a body of parts is sent part by part."""
-
-    status: int
-    body: bytes | Iterable[Any]
-    headers: list[tuple[str, str]] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, message: msgspec.Struct, status: int = 200, headers: list[tuple[str, str]] | None = None) -> "Reply":
-        """Return a JSON reply."""
-        body = wire.encode(message)
-        return cls(status, body, [("Content-Type", wire.JSON), ("Content-Length", str(len(body))), *(headers or [])])
-
-    def send(self, start_response: Any) -> Iterable[Any]:
-        """Answer as WSGI asks for it."""
-        start_response(f"{self.status} {HTTPStatus(self.status).phrase}", self.headers)
-        return [self.body] if isinstance(self.body, bytes) else self.body
 
 
 class Routes:
@@ -91,7 +69,7 @@ class Routes:
             return self._error(status, message)
         headers = [("Retry-After", str(max(1, math.ceil(answer.retry_after_s))))]
         refusal = wire.BlockRefusal(message, self._peer.peer_id, answer.retry_after_s)
-        return Reply.of(refusal, status, headers if status == HTTPStatus.SERVICE_UNAVAILABLE else None)
+        return Reply.of(refusal, status, headers if status == HTTPStatus.SERVICE_UNAVAILABLE else ())
 
     def _error(self, status: int, message: str) -> Reply:
         return Reply.of(wire.BlockRefusal(message, self._peer.peer_id), status)
@@ -253,29 +231,21 @@ class _Upload:
             self._peer.link.release()
 
 
-def in_front_of(flask_app: WSGIApplication, routes: Routes) -> WSGIApplication:
-    """Return a WSGI application that answers what peers say to each other itself and leaves the rest to Flask."""
-    messages = {
-        wire.OFFER_TURN: routes.offer_turn,
-        wire.ANNOUNCE_BLOCK: routes.announce_block,
-        wire.HAVE_BLOCKS_INFO: routes.have_blocks_info,
+def lean(routes: Routes) -> dict[tuple[str, str], Handler]:
+    """Return what peers say to each other, to be answered in front of Flask."""
+
+    def message(answer: Callable[[str, bytes], Reply]) -> Handler:
+        return lambda environ: answer(environ["REMOTE_ADDR"], body_of(environ))
+
+    def raw_block(environ: dict[str, Any]) -> Reply | None:
+        if environ.get("HTTP_ACCEPT") != wire.RAW:
+            return None
+        file_slice = environ.get(FILE_SLICE_KEY)
+        return routes.request_block(environ["REMOTE_ADDR"], body_of(environ), raw=True, file_slice=file_slice)
+
+    return {
+        ("POST", wire.OFFER_TURN): message(routes.offer_turn),
+        ("POST", wire.ANNOUNCE_BLOCK): message(routes.announce_block),
+        ("POST", wire.HAVE_BLOCKS_INFO): message(routes.have_blocks_info),
+        ("POST", wire.REQUEST_BLOCK): raw_block,
     }
-
-    def application(environ: dict[str, Any], start_response: Any) -> Iterable[Any]:
-        if environ["REQUEST_METHOD"] == "POST":
-            path = environ["PATH_INFO"]
-            answer = messages.get(path)
-            if answer:
-                return answer(environ["REMOTE_ADDR"], _body(environ)).send(start_response)
-            if path == wire.REQUEST_BLOCK and environ.get("HTTP_ACCEPT") == wire.RAW:
-                reply = routes.request_block(
-                    environ["REMOTE_ADDR"], _body(environ), raw=True, file_slice=environ.get(FILE_SLICE_KEY)
-                )
-                return reply.send(start_response)
-        return flask_app(environ, start_response)
-
-    return application
-
-
-def _body(environ: dict[str, Any]) -> bytes:
-    return bytes(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)))

@@ -14,18 +14,21 @@ from werkzeug.exceptions import HTTPException
 
 from minibit.errors import UsageError
 from minibit.serving import MAX_BODY_BYTES, Server
-from minibit.tracker import initial
+from minibit.tracker import bep3, initial
 from minibit.tracker.connected import ConnectedPeers
 from minibit.tracker.registry import Registry
 from minibit.tracker.service import RefusedError, TrackerService
-from minibit.wire import JSON, PEERS, REGISTER, STATS, ErrorAnswer, encode
+from minibit.wire import ANNOUNCE, JSON, PEERS, REGISTER, SCRAPE, STATS, ErrorAnswer, encode
+from minibit.wsgi import Reply, body_of, in_front_of, is_too_long
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 9000
 DEFAULT_TOTAL_FILE_BLOCKS = 50
 DEFAULT_PEER_TTL_S = 120.0
+DEFAULT_ANNOUNCE_INTERVAL_S = 300.0  # libtorrent announces no more often, whatever a tracker says
 REGISTRATIONS_PER_TTL = 4  # a peer may lose three in a row and is still listed
 LOOPBACK = "127.0.0.1"
+ROUTES = (REGISTER, PEERS, STATS, ANNOUNCE, SCRAPE)
 OTHER_ROUTES = "other"
 # A handler computes and never waits, so more threads bring no parallelism (1, 2, 4, 8 threads with 16 connections
 # asking for peers: 2,135, 2,056, 2,144, 2,066 requests/s); a few keep one long answer from holding up the short ones.
@@ -44,8 +47,9 @@ class TrackerApp:
     owns first: three peers always own everything together), ``"random"`` (1 to ⌈T/2⌉ blocks; the peers together may
     stay incomplete: eight of them own all of 50 blocks in 4 % of runs), ``"none"``.
     ``peer_ttl_s``: how long a peer is listed after it registered last. ``interval_s``: how often peers are told to
-    register again (default: a quarter of that). ``rng_seed`` makes hand-outs and initial blocks repeatable.
-    ``clock`` returns seconds and never goes back.
+    register again (default: a quarter of that). ``announce_interval_s``: how often BitTorrent clients are told to
+    announce, give or take a tenth; they are listed for 2.5 times that. ``rng_seed`` makes hand-outs and initial blocks
+    repeatable. ``clock`` returns seconds and never goes back.
 
     Raise UsageError for values that cannot be.
     """
@@ -59,12 +63,20 @@ class TrackerApp:
         initial_blocks: initial.Policy = "cover",
         peer_ttl_s: float = DEFAULT_PEER_TTL_S,
         interval_s: float | None = None,
+        announce_interval_s: float = DEFAULT_ANNOUNCE_INTERVAL_S,
         rng_seed: int | None = None,
         threads: int = DEFAULT_THREADS,
         sock: socket.socket | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        _check_options(total_file_blocks, initial_blocks, peer_ttl_s, interval_s, threads)
+        _check_options(
+            total_file_blocks,
+            initial_blocks,
+            threads,
+            peer_ttl_s=peer_ttl_s,
+            interval_s=interval_s,
+            announce_interval_s=announce_interval_s,
+        )
         self.host = os.environ.get("TRACKER_HOST", DEFAULT_HOST) if host is None else host
         self.port = _port_of_environment() if port is None else port
         if sock is not None:
@@ -77,6 +89,7 @@ class TrackerApp:
             total_blocks=total_file_blocks,
             initial_blocks=initial_blocks,
             interval_s=peer_ttl_s / REGISTRATIONS_PER_TTL if interval_s is None else interval_s,
+            announce_interval_s=announce_interval_s,
             rng=rng,
         )
         self.connected_peers: MutableMapping[str, dict[str, Any]] = ConnectedPeers(self.registry)
@@ -89,31 +102,69 @@ class TrackerApp:
         self._setup_routes()
 
     def _setup_routes(self) -> None:
-        """Tie each URL and method to what answers it; every error becomes JSON."""
+        """Tie each URL and method to what answers it; every error becomes JSON, or bencoded where BEP 3 is spoken."""
         self.app.add_url_rule(REGISTER, view_func=self.register_peer, methods=["POST"])
         self.app.add_url_rule(PEERS, view_func=self.get_peers, methods=["GET"])
         self.app.add_url_rule(STATS, view_func=self.get_stats, methods=["GET"])
+        self.app.add_url_rule(ANNOUNCE, view_func=self.announce, methods=["GET"])
+        self.app.add_url_rule(SCRAPE, view_func=self.scrape, methods=["GET"])
         self.app.register_error_handler(HTTPException, _http_error)
-        self.app.after_request(self._count)
+        self.app.after_request(self._count_response)
+        handlers = {("POST", REGISTER): self._register, ("GET", PEERS): self._peers, ("GET", ANNOUNCE): self._announce}
+        self.app.wsgi_app = in_front_of(self.app.wsgi_app, handlers)  # type: ignore[method-assign,assignment]
 
     def register_peer(self) -> Response:
         """Answer POST /register: enter or refresh the caller, tell it its initial blocks and up to 50 other peers."""
-        body = request.get_data()
-        try:
-            return _json(self.service.register(body, _connection_ip()))
-        except RefusedError as error:
-            return _error(error.status, str(error))
+        return self._rest(self.service.register, request.get_data(), _connection_ip()).as_flask()
 
     def get_peers(self) -> Response:
         """Answer GET /peers: at most 5 (or ``numwant``) peers other than the caller, uniformly at random."""
-        try:
-            return _json(self.service.peers(request.args))
-        except RefusedError as error:
-            return _error(error.status, str(error))
+        return self._rest(self.service.peers, _query()).as_flask()
 
     def get_stats(self) -> Response:
         """Answer GET /stats: the counters."""
-        return _json(self.service.stats())
+        return Reply.of(self.service.stats()).as_flask()
+
+    def announce(self) -> Response:
+        """Answer GET /announce of a BitTorrent client (BEP 3)."""
+        return self._bep3(self.service.announce, _query(), _connection_ip()).as_flask()
+
+    def scrape(self) -> Response:
+        """Answer GET /scrape of a BitTorrent client (BEP 48)."""
+        return self._bep3(self.service.scrape, _query()).as_flask()
+
+    # The same in front of Flask, for what is asked often.
+
+    def _register(self, environ: dict[str, Any]) -> Reply | None:
+        if is_too_long(environ):
+            return None
+        return self._counted(
+            REGISTER, self._rest(self.service.register, body_of(environ), environ.get("REMOTE_ADDR") or LOOPBACK)
+        )
+
+    def _peers(self, environ: dict[str, Any]) -> Reply:
+        return self._counted(PEERS, self._rest(self.service.peers, environ.get("QUERY_STRING", "")))
+
+    def _announce(self, environ: dict[str, Any]) -> Reply:
+        query, ip = environ.get("QUERY_STRING", ""), environ.get("REMOTE_ADDR") or LOOPBACK
+        return self._counted(ANNOUNCE, self._bep3(self.service.announce, query, ip))
+
+    def _rest(self, carry_out: Callable[..., Any], *arguments: Any) -> Reply:
+        try:
+            return Reply.of(carry_out(*arguments))
+        except RefusedError as error:
+            return Reply.of(ErrorAnswer(message=str(error)), error.status)
+
+    def _bep3(self, carry_out: Callable[..., bytes], *arguments: str) -> Reply:
+        """Return a bencoded answer: BEP 3 knows no status but 200, a failure stands in the body."""
+        try:
+            return Reply.whole(carry_out(*arguments), bep3.CONTENT_TYPE)
+        except RefusedError as error:
+            return Reply.whole(bep3.failure(str(error)), bep3.CONTENT_TYPE)
+
+    def _counted(self, route: str, reply: Reply) -> Reply:
+        self.service.count_request(route, reply.status)
+        return reply
 
     @property
     def url(self) -> str:
@@ -163,18 +214,13 @@ class TrackerApp:
             self._sock.close()
         self._stopped.set()
 
-    def _count(self, response: Response) -> Response:
-        route = request.path if request.path in (REGISTER, PEERS, STATS) else OTHER_ROUTES
-        self.service.count_request(route, response.status_code)
+    def _count_response(self, response: Response) -> Response:
+        self.service.count_request(request.path if request.path in ROUTES else OTHER_ROUTES, response.status_code)
         return response
 
 
-def _json(answer: Any, status: int = 200) -> Response:
-    return Response(encode(answer), status=status, content_type=JSON)
-
-
-def _error(status: int, message: str) -> Response:
-    return _json(ErrorAnswer(message=message), status)
+def _query() -> str:
+    return request.query_string.decode("latin-1")
 
 
 def _http_error(error: HTTPException) -> Response:
@@ -204,16 +250,16 @@ def _connection_limit() -> int:
     return max(1, min(MAX_CONNECTIONS, soft_limit - SPARE_DESCRIPTORS))
 
 
-def _check_options(
-    total_file_blocks: int, initial_blocks: str, peer_ttl_s: float, interval_s: float | None, threads: int
-) -> None:
+def _check_options(total_file_blocks: int, initial_blocks: str, threads: int, **seconds: float | None) -> None:
     if total_file_blocks < 0:
         raise UsageError(f"total_file_blocks must not be negative: {total_file_blocks}")
     if initial_blocks not in initial.POLICIES:
         raise UsageError(f"initial_blocks must be one of {', '.join(initial.POLICIES)}, not {initial_blocks!r}")
-    if not peer_ttl_s > 0:
-        raise UsageError(f"peer_ttl_s must be positive: {peer_ttl_s}")
-    if interval_s is not None and not 0 < interval_s < peer_ttl_s:
-        raise UsageError(f"interval_s must be positive and below peer_ttl_s ({peer_ttl_s}): {interval_s}")
     if threads < 1:
         raise UsageError(f"threads must be at least 1: {threads}")
+    for name, value_s in seconds.items():
+        if value_s is not None and not value_s > 0:
+            raise UsageError(f"{name} must be positive: {value_s}")
+    peer_ttl_s, interval_s = seconds["peer_ttl_s"], seconds["interval_s"]
+    if peer_ttl_s is not None and interval_s is not None and interval_s >= peer_ttl_s:
+        raise UsageError(f"interval_s must be positive and below peer_ttl_s ({peer_ttl_s}): {interval_s}")

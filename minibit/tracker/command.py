@@ -8,7 +8,9 @@ from typing import Any
 
 from minibit.errors import UsageError
 from minibit.tracker.app import TrackerApp
+from minibit.tracker.under_granian import serve_under_granian
 
+SERVERS = ("waitress", "granian")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -18,6 +20,7 @@ def serve(
     ready_fd: int | None = None,
     *,
     stop_fd: int | None = None,
+    server: str = "waitress",
     **options: Any,
 ) -> int:
     """Serve a tracker until SIGTERM or SIGINT; requests under way are answered. Return the exit code, 0.
@@ -25,21 +28,30 @@ def serve(
     Call it from the main thread of a process that is a tracker and nothing else. ``host`` and ``port`` left out come
     from the environment; ``options`` are TrackerApp's keyword arguments. ``ready_fd``: a descriptor that gets the real
     port and a newline and is closed then. ``stop_fd``: the tracker also stops when this descriptor is at its end, so
-    it does not outlive a parent that holds the other end of a pipe. Raise UsageError if the port cannot be had.
+    it does not outlive a parent that holds the other end of a pipe. ``server`` is one of ``SERVERS``. Raise UsageError
+    if the port cannot be had.
     """
     tracker = TrackerApp(host, port, **options)
+    if server == "granian":
+        _stop_at_end_of(stop_fd)
+        serve_under_granian(tracker, lambda port: _announce_ready(tracker, ready_fd, port))
+        return 0
     # Blocked before the threads start, which inherit it: the signal waits for sigwait, wherever it comes in.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         tracker.start()
-        print(f"tracker listening on {tracker.url}", file=sys.stderr, flush=True)
-        _report_port(ready_fd, tracker.port)
+        _announce_ready(tracker, ready_fd, tracker.port)
         _stop_at_end_of(stop_fd)
         signal.sigwait(STOP_SIGNALS)
         return 0
     finally:
         tracker.stop()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _announce_ready(tracker: TrackerApp, ready_fd: int | None, port: int) -> None:
+    print(f"tracker listening on {tracker.url}", file=sys.stderr, flush=True)
+    _report_port(ready_fd, port)
 
 
 def _report_port(ready_fd: int | None, port: int) -> None:

@@ -8,18 +8,28 @@ import ipaddress
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from random import Random
 from typing import Any
+from urllib.parse import parse_qsl
 
 import msgspec
 
 from minibit.core.blocks import indices_of, mask_of
 from minibit.errors import MiniBitError
-from minibit.tracker import initial
-from minibit.tracker.registry import DEFAULT_SWARM, AddressConflictError, Announcement, Registry, check_indices
+from minibit.tracker import bep3, initial
+from minibit.tracker.registry import (
+    DEFAULT_SWARM,
+    AddressConflictError,
+    Announcement,
+    Registry,
+    Window,
+    check_indices,
+)
 from minibit.wire import NUMWANT_MAX, PeersAnswer, RegisterAnswer, RegisterRequest, decoder, is_info_hash
 
+ANNOUNCE_JITTER = 0.1  # of the interval, either way: who came together does not stay together
+ANNOUNCES_PER_TTL = 2.5  # a client that lost an announce is still listed
 DEFAULT_NUMWANT = 5  # the seed: fewer than 5 others are all handed out, of more a random 5
 EVENTS = ("started", "completed", "stopped")
 
@@ -38,7 +48,8 @@ class TrackerService:
     """The tracker's routes over one registry. Thread-safe.
 
     ``initial_blocks`` is the policy for newcomers of the default swarm, whose file has ``total_blocks`` blocks;
-    ``interval_s`` is how often peers are told to register again. ``rng`` chooses the initial blocks.
+    ``interval_s`` is how often peers are told to register again, ``announce_interval_s`` how often BitTorrent clients
+    are told to announce. ``rng`` chooses the initial blocks and spreads the announces.
     """
 
     def __init__(
@@ -48,12 +59,14 @@ class TrackerService:
         total_blocks: int,
         initial_blocks: initial.Policy,
         interval_s: float,
+        announce_interval_s: float,
         rng: Random,
     ) -> None:
         self.registry = registry
         self._total_blocks = total_blocks
         self._policy = initial_blocks
         self._interval_s = interval_s
+        self._announce_interval_s = announce_interval_s
         self._rng = rng
         self._born_s = time.monotonic()
         self._requests: dict[str, Counter[str]] = {}
@@ -72,11 +85,59 @@ class TrackerService:
         except AddressConflictError as error:
             raise RefusedError(409, str(error)) from error
 
-    def peers(self, query: Mapping[str, str]) -> PeersAnswer:
-        """Carry out GET /peers for its query parameters. Raise RefusedError 400."""
-        count = _numwant(query.get("numwant"))
-        swarm_key = _swarm_key(query.get("info_hash"))
-        return PeersAnswer(peers=self.registry.sample(swarm_key, count=count, without=query.get("peer_id")))
+    def peers(self, query: str) -> PeersAnswer:
+        """Carry out GET /peers for its query string. Raise RefusedError 400."""
+        given = dict(reversed(parse_qsl(query, keep_blank_values=True)))  # of one given twice the first counts
+        count = _numwant(given.get("numwant"))
+        swarm_key = _swarm_key(given.get("info_hash"))
+        return PeersAnswer(peers=self.registry.sample(swarm_key, count=count, without=given.get("peer_id")))
+
+    def announce(self, query: str, connection_ip: str) -> bytes:
+        """Carry out GET /announce (BEP 3) for its query string; return the bencoded answer. Raise RefusedError."""
+        try:
+            asked = bep3.parse_announce(query)
+            window = self._window(asked, canonical_ip(connection_ip))
+        except (ValueError, AddressConflictError) as error:
+            raise RefusedError(400, str(error)) from error
+        spread = 1 + ANNOUNCE_JITTER * (2 * self._rng.random() - 1)
+        return bep3.announce_answer(
+            window,
+            interval_s=max(1, round(self._announce_interval_s * spread)),
+            min_interval_s=max(1, round(self._announce_interval_s / 2)),
+            compact=asked.compact,
+            no_peer_id=asked.no_peer_id,
+        )
+
+    def scrape(self, query: str) -> bytes:
+        """Carry out GET /scrape (BEP 48) for its query string; return the bencoded answer. Raise RefusedError."""
+        try:
+            return bep3.scrape_answer({key: self.registry.census(key) for key in bep3.parse_scrape(query)})
+        except ValueError as error:
+            raise RefusedError(400, str(error)) from error
+
+    def _window(self, asked: bep3.AnnounceQuery, source_ip: str) -> Window:
+        # A client with an IPv4 and an IPv6 address announces from both, under one peer_id (BEP 7).
+        name = (asked.peer_id, "IPv6") if ":" in source_ip else asked.peer_id
+        if asked.event == "stopped":
+            self.registry.remove(asked.swarm_key, name, source_ip, asked.key)
+            return Window(self.registry.census(asked.swarm_key))
+        announcement = Announcement(
+            asked.peer_id,
+            source_ip,
+            source_ip,
+            asked.port,
+            seed=asked.complete,
+            name=name,
+            key=asked.key,
+            ttl_s=ANNOUNCES_PER_TTL * self._announce_interval_s,
+        )
+        return self.registry.announce(
+            asked.swarm_key,
+            announcement,
+            count=asked.numwant,
+            one_by_one=not asked.compact,
+            completed=asked.event == "completed",
+        )
 
     def stats(self) -> dict[str, Any]:
         """Return the counters of GET /stats: live peers, seeds and swarms; requests by route and status; uptime."""
@@ -92,7 +153,7 @@ class TrackerService:
             "uptime_s": time.monotonic() - self._born_s,
         }
 
-    def count_request(self, route: str, status: int) -> None:
+    def count_request(self, route: str, status: int | str) -> None:
         """Count one answered request; ``route`` must come from a small fixed set."""
         with self._requests_lock:
             self._requests.setdefault(route, Counter())[str(status)] += 1

@@ -1,5 +1,7 @@
 """The registry of swarms: nobody lost, nobody favoured, nobody kept too long, at any size."""
 
+import socket
+import statistics
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -434,3 +436,119 @@ class RegistryMachine(RuleBasedStateMachine):
 
 TestRegistryAgainstAModel = RegistryMachine.TestCase
 TestRegistryAgainstAModel.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+# -- windows of a ring: what BitTorrent clients are answered -----------------------------------------------------------
+
+
+def announce(registry, number, *, count=50, ip=None, **options):
+    ip = ip or f"10.0.{number // 250}.{number % 250 + 1}"
+    return registry.announce(OTHER_SWARM, Announcement(str(number), ip, ip, 6881), count=count, **options)
+
+
+def numbers(compact):
+    """Return the peers of a compact answer by what ``announce`` called them."""
+    parts = [compact[start : start + 6] for start in range(0, len(compact), 6)]
+    assert all(int.from_bytes(part[4:], "big") == 6881 for part in parts)
+    found = [part[2] * 250 + part[3] - 1 for part in parts]
+    assert len(set(found)) == len(found)
+    return found
+
+
+@pytest.mark.parametrize("size", [2, 5, 41, 400])
+def test_every_peer_is_in_a_window_equally_often(clock, size):
+    """Wherever it stands in the ring, beside the caller too."""
+    registry = make_registry(clock)
+    for number in range(size):
+        announce(registry, number, count=0)
+    seen = dict.fromkeys(range(1, size), 0)
+    draws, wanted = 60 * size, min(10, size - 1)
+    for _ in range(draws):
+        handed_out = numbers(announce(registry, 0, count=10).ipv4)
+        assert len(handed_out) == wanted
+        for number in handed_out:
+            seen[number] += 1  # KeyError: the caller was handed out
+    # Of one window the members are not independent, of several they are: the variance is at most ``wanted`` times that.
+    expected = draws * wanted / (size - 1)
+    freedom = size - 2
+    assert chi_square(seen.values(), expected) <= wanted * (freedom + 4 * (2 * freedom) ** 0.5)
+
+
+def kept_company(registry, *, rounds, announcing):
+    """Return how much more often than by chance ring neighbours share a window an interval later."""
+    size, wanted, draws = 60, 10, 20
+    rng = Random(1)
+    for number in range(size):
+        announce(registry, number, count=0)
+    swarm = registry._swarms[OTHER_SWARM]
+    caller = swarm.by_name["0"]
+    together = pairs_seen = 0
+    for _ in range(rounds):
+        ring = list(swarm.ipv4.peers)
+        pairs = [
+            {ring[place - 1], ring[place]} for place in range(size) if caller not in (ring[place - 1], ring[place])
+        ]
+        for number in range(size) if announcing else ():
+            announce(registry, number, count=0)
+        for _ in range(draws):
+            window = {p for part, start, stop in swarm.window(wanted, rng, caller) for p in part.peers[start:stop]}
+            together += sum(pair <= window for pair in pairs)
+            pairs_seen += len(pairs)
+    return together / pairs_seen / (wanted * (wanted - 1) / ((size - 1) * (size - 2)))
+
+
+def test_who_stands_together_is_scattered_within_an_interval(registry):
+    """Each announce swaps its peer with a random one. Without, a swarm would fall apart into cliques."""
+    assert 0.8 < kept_company(registry, rounds=100, announcing=True) < 1.3
+
+
+def test_without_announces_neighbours_of_a_ring_keep_company(registry):
+    """So the measure above can fail."""
+    assert kept_company(registry, rounds=20, announcing=False) > 4
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_rings_hold_each_address_once_and_where_its_peer_stands(data):
+    """Announces, moves between families, departures, swaps: the bytes follow the peers."""
+    registry = make_registry(Clock())
+    addresses = [f"10.0.0.{n}" for n in range(1, 7)] + [f"2001:db8::{n}" for n in range(1, 7)] + ["no address"]
+    for _ in range(data.draw(st.integers(1, 40))):
+        name = data.draw(st.sampled_from("abcdefgh"))
+        ip, port = data.draw(st.sampled_from(addresses)), data.draw(st.integers(1, 65535))
+        if data.draw(st.booleans()):
+            registry.announce(OTHER_SWARM, Announcement(name, "source", ip, port), count=data.draw(st.integers(0, 9)))
+        else:
+            registry.remove(OTHER_SWARM, name, "source")
+        swarm = registry._swarms.get(OTHER_SWARM)
+        if swarm is None:
+            continue
+        for ring, family in ((swarm.ipv4, socket.AF_INET), (swarm.ipv6, socket.AF_INET6)):
+            written = b"".join(socket.inet_pton(family, p.ip) + p.port.to_bytes(2, "big") for p in ring.peers)
+            assert bytes(ring.addresses) == written
+            assert all(peer.ring is ring and ring.peers[peer.place] is peer for peer in ring.peers)
+        assert len(swarm.ipv4.peers) + len(swarm.ipv6.peers) == sum(peer.ip != "no address" for peer in swarm.dense)
+        caller = data.draw(st.sampled_from([None, *swarm.dense]))
+        count = data.draw(st.integers(0, 12))
+        found = [
+            peer for ring, start, stop in swarm.window(count, Random(1), caller) for peer in ring.peers[start:stop]
+        ]
+        others = {id(peer) for peer in swarm.dense if peer.ring and peer is not caller}
+        assert len(found) == len({id(peer) for peer in found} & others) == min(count, len(others))
+
+
+def test_a_storm_of_expiries_does_not_hold_up_a_request(clock):
+    """100,000 peers whose time is up at once leave in steps; nobody waits for all of them."""
+    registry = make_registry(clock)
+    for number in range(100_000):
+        enter(registry, str(number), count=0)
+    clock.advance(TTL_S)
+    pauses_s = []
+    while registry.totals().peers > 0:
+        started_s = time.perf_counter()
+        enter(registry, "fresh", "c" * 40, count=0)
+        registry.remove("c" * 40, "fresh", "10.0.0.1")
+        pauses_s.append(time.perf_counter() - started_s)
+    assert len(pauses_s) > 10
+    assert statistics.median(pauses_s) < 0.05
+    assert registry.expired == 100_000

@@ -1,6 +1,5 @@
 """Four machines with addresses of their own: network namespaces on one bridge, driven by the real command line."""
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -9,39 +8,12 @@ import sys
 import pytest
 
 MINIBIT = [sys.executable, "-c", "from minibit.cli import main; main()"]
-MACHINES = 4  # the tracker and the seed live on the first, a leecher on each other
 PORT = 9000
 
 pytestmark = [
     pytest.mark.netns,
     pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
 ]
-
-
-def ip(*arguments):
-    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=20, check=False)
-    assert done.returncode == 0, f"ip {' '.join(arguments)}: {done.stderr}"
-
-
-@pytest.fixture
-def machines():
-    """Return the names of four namespaces, 10.77.0.1 to 10.77.0.4 on a bridge in a fifth."""
-    tag = f"mb{os.getpid()}"
-    switch, names = f"{tag}sw", [f"{tag}n{number}" for number in range(1, MACHINES + 1)]
-    with contextlib.ExitStack() as made:
-        for name in [switch, *names]:
-            ip("netns", "add", name)
-            made.callback(ip, "netns", "del", name)
-            ip("-n", name, "link", "set", "lo", "up")
-        ip("-n", switch, "link", "add", "br0", "type", "bridge")
-        ip("-n", switch, "link", "set", "br0", "up")
-        for number, name in enumerate(names, 1):
-            ip("-n", switch, "link", "add", f"port{number}", "type", "veth", "peer", "name", "eth0", "netns", name)
-            ip("-n", switch, "link", "set", f"port{number}", "master", "br0")
-            ip("-n", switch, "link", "set", f"port{number}", "up")
-            ip("-n", name, "address", "add", f"10.77.0.{number}/24", "dev", "eth0")
-            ip("-n", name, "link", "set", "eth0", "up")
-        yield names
 
 
 @pytest.fixture
@@ -73,7 +45,7 @@ def test_machines_with_their_own_addresses_share_a_file(machines, start, make_fi
     seed = start(
         machines[0], "seed", "peer", "big.iso.torrent", "--seed", "--dir", source.parent, "--id", "seed", *beside
     )
-    folders = [tmp_path / f"machine-{number}" for number in range(2, MACHINES + 1)]
+    folders = [tmp_path / f"machine-{number}" for number in range(2, len(machines) + 1)]
     across = ["--tracker", f"http://10.77.0.1:{PORT}", "--exit-when-complete"]
     leechers = [
         start(machine, folder.name, "peer", "big.iso.torrent", "--dir", folder, "--upload-rate", "5MB/s", *across)

@@ -1,0 +1,59 @@
+"""The tracker's WSGI application under granian instead of waitress: HTTP in Rust, Python for nothing but the answers.
+
+One worker process with one Python thread: the registry lives there. Granian is an extra (``pip install
+'minibit[granian]'``).
+"""
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+from minibit.errors import UsageError
+from minibit.serving import BACKLOG, bind
+from minibit.tracker.app import TrackerApp
+
+ANSWERS_WITHIN_S = 30.0
+LOOK_EVERY_S = 0.02
+
+
+def serve_under_granian(tracker: TrackerApp, when_ready: Callable[[int], None]) -> None:
+    """Serve ``tracker.app`` until SIGTERM or SIGINT; call ``when_ready(port)`` once connections are accepted.
+
+    Call it from the main thread. Raise UsageError if granian is not installed or the port cannot be had.
+    """
+    try:
+        from granian import Granian  # noqa: PLC0415  an extra
+        from granian.constants import HTTPModes, Interfaces  # noqa: PLC0415
+    except ImportError:
+        raise UsageError("--server granian needs granian: pip install 'minibit[granian]'") from None
+    # Bound, not listening: it keeps the port that granian's worker binds too, by SO_REUSEPORT.
+    with bind(tracker.host, tracker.port, listen=False) as reserved:
+        tracker.port = reserved.getsockname()[1]
+        server = Granian(
+            "minibit.tracker",
+            address=tracker.host,
+            port=tracker.port,
+            interface=Interfaces.WSGI,
+            workers=1,
+            blocking_threads=1,
+            http=HTTPModes.http1,
+            backlog=BACKLOG,
+            log_enabled=False,
+            process_name="minibit tracker",
+        )
+        threading.Thread(target=_wait_and_call, args=(tracker, when_ready), name="ready", daemon=True).start()
+        server.serve(target_loader=lambda: tracker.app, wrap_loader=False)  # the worker is forked and has it
+
+
+def _wait_and_call(tracker: TrackerApp, when_ready: Callable[[int], None]) -> None:
+    deadline_s = time.monotonic() + ANSWERS_WITHIN_S
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(tracker.host, tracker.host)
+    while time.monotonic() < deadline_s:
+        try:
+            socket.create_connection((host, tracker.port), timeout=1.0).close()
+        except OSError:
+            time.sleep(LOOK_EVERY_S)
+        else:
+            when_ready(tracker.port)
+            return
