@@ -3,6 +3,7 @@
 \b
     python -m bench.trackers
     python -m bench.trackers --close --trackers minibit,opentracker
+    python -m bench.trackers --registered 10,1000,100000,1000000
     python -m bench.trackers --url http://127.0.0.1:9000/     a tracker that runs already
 
 Needs wrk (Debian's package); a tracker that is not installed is named as missing. ``--close`` asks for one connection
@@ -17,15 +18,20 @@ import subprocess
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import click
+import requests
 from rich.console import Console
 from rich.table import Table
 
 from bench.rivals.clients import MissingError
-from bench.rivals.trackers import trackers
+from bench.rivals.trackers import INFO_HASH, filled, trackers
 
 FIRST_PORT = 6970
+WARM_UP_S = 1
+ONE = f"info_hash={'%'.join(['', *re.findall('..', INFO_HASH)])}&peer_id=-XX0003-000000000001&port=1&left=1&compact=1"
+ENOUGH_TO_WEIGH = 10_000  # peers: fewer drown in what else a process allocates
 # 2,000 leechers of one swarm, each of whom asks for 50 others in compact form.
 _ANNOUNCES = """
 local count = 0
@@ -50,13 +56,18 @@ class Rate:
 
 
 def measure(url: str, *, seconds: int, connections: int, close: bool) -> Rate:
-    """Let wrk announce for so long."""
+    """Let wrk announce for so long, after a second that does not count. Raise RuntimeError if nobody is handed out."""
+    body = requests.get(f"{url}/announce?{ONE}", timeout=10).content
+    if b"5:peers" not in body:
+        raise RuntimeError(f"{url} hands out no peers: {body[:200]!r}")
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(_ANNOUNCES)
         script.flush()
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}", "--latency", "-s", script.name]
+        command = ["wrk", "-t1", f"-c{connections}", "--latency", "-s", script.name]
         command += ["-H", "Connection: close"] if close else []
-        text = subprocess.run([*command, url], capture_output=True, text=True, check=True).stdout
+        for duration in (WARM_UP_S, seconds):
+            timed = [*command, f"-d{duration}", url]
+            text = subprocess.run(timed, capture_output=True, text=True, check=True).stdout
     errors = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
     return Rate(
         float(_found(r"Requests/sec:\s+([\d.]+)", text)),
@@ -73,12 +84,27 @@ def _found(pattern: str, text: str) -> str:
     return found[1]
 
 
+def growth_table(rates: dict[tuple[int, str], list[Rate]], bytes_per_peer: dict[tuple[int, str], int]) -> Table:
+    """Return how the rate depends on the number of peers that are registered."""
+    shown = Table(title="announces per second, by peers registered", title_justify="left")
+    for name in ("peers", "server", "runs", "per second", "÷ fewest", "p50", "p99", "bytes a peer"):
+        shown.add_column(name, justify="left" if name == "server" else "right")
+    first: dict[str, float] = {}
+    for (peers, server), runs in rates.items():
+        median = statistics.median(run.requests_per_s for run in runs)
+        ratio = median / first.setdefault(server, median)
+        size = f"{bytes_per_peer[peers, server]:,}" if peers >= ENOUGH_TO_WEIGH else "-"
+        cells = (f"{peers:,}", server, str(len(runs)), f"{median:,.0f}", f"{ratio:.2f}", runs[-1].p50, runs[-1].p99)
+        shown.add_row(*cells, size)
+    return shown
+
+
 def table(rates: dict[str, list[Rate]], missing: dict[str, str], *, close: bool) -> Table:
     """Return medians, and ratios to the bare server of the same kind."""
     medians = {name: statistics.median(run.requests_per_s for run in runs) for name, runs in rates.items() if runs}
     title = "announces per second, " + ("a connection each" if close else "16 connections kept alive")
     shown = Table(title=title, title_justify="left")
-    for name in ("tracker", "runs", "per second", "÷ bare waitress", "p50", "p99", "errors"):
+    for name in ("tracker", "runs", "per second", "÷ bare", "p50", "p99", "errors"):
         shown.add_column(name, justify="left" if name == "tracker" else "right")
     for name, runs in rates.items():
         if not runs:
@@ -100,6 +126,7 @@ def table(rates: dict[str, list[Rate]], missing: dict[str, str], *, close: bool)
 @click.command(help=__doc__)
 @click.option("--trackers", "names", default="", help="Names, separated by commas.  [default: all]")
 @click.option("--url", help="Measure a tracker that runs already, and nothing else.")
+@click.option("--registered", help="Measure MiniBit's with so many peers registered: 10,1000,…; and nothing else.")
 @click.option("--seconds", type=click.IntRange(1), default=4, show_default=True)
 @click.option("--connections", type=click.IntRange(1), default=16, show_default=True)
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
@@ -109,6 +136,7 @@ def table(rates: dict[str, list[Rate]], missing: dict[str, str], *, close: bool)
 def main(  # noqa: PLR0917  click passes them by name
     names: str,
     url: str | None,
+    registered: str | None,
     seconds: int,
     connections: int,
     repeats: int,
@@ -122,7 +150,10 @@ def main(  # noqa: PLR0917  click passes them by name
     options = {"seconds": seconds, "connections": connections, "close": close}
     if url:
         rates = {url: [measure(url, **options) for _ in range(repeats)]}
-        Console(highlight=False).print(table(rates, {}, close=close))
+        Console(highlight=False, width=110).print(table(rates, {}, close=close))
+        return
+    if registered:
+        _print_growth([int(count) for count in registered.split(",")], repeats, options)
         return
     known = trackers(node_folder)
     wanted = [name.strip() for name in names.split(",")] if names else list(known)
@@ -139,10 +170,21 @@ def main(  # noqa: PLR0917  click passes them by name
                     rates[name].append(measure(address, **options))
             except MissingError as error:
                 missing[name] = str(error)
-    Console(highlight=False).print(table(rates, missing, close=close))
+    Console(highlight=False, width=110).print(table(rates, missing, close=close))
     if json_path:
         runs = {name: [asdict(run) for run in done] for name, done in rates.items()}
         json_path.write_text(json.dumps({"close": close, "runs": runs, "missing": missing}, indent=1) + "\n")
+
+
+def _print_growth(counts: list[int], repeats: int, options: dict[str, Any]) -> None:
+    rates: dict[tuple[int, str], list[Rate]] = {}
+    sizes: dict[tuple[int, str], int] = {}
+    for number in range(repeats):
+        for place, peers in enumerate(counts if number % 2 == 0 else reversed(counts)):
+            for server in ("waitress", "granian"):
+                with filled(FIRST_PORT + place, server=server, peers=peers) as (address, sizes[peers, server]):
+                    rates.setdefault((peers, server), []).append(measure(address, **options))
+    Console(highlight=False, width=110).print(growth_table(dict(sorted(rates.items())), sizes))
 
 
 if __name__ == "__main__":

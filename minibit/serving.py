@@ -321,7 +321,9 @@ def bind(host: str, port: int, *, listen: bool = True) -> socket.socket:
     except socket.gaierror as error:
         raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}") from error
     sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR if listen else socket.SO_REUSEPORT, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if not listen:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         sock.bind((host, port))
         if listen:

@@ -50,7 +50,7 @@ class RegisterRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     ip: str | None = None  # honoured only from a loopback connection (--advertise)
 
 
-class PeerEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+class PeerEntry(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One peer as the tracker hands it out."""
 
     peer_id: str

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bench.rivals.clients import MissingError
 
@@ -56,6 +57,22 @@ def minibit(port: int, *, server: str) -> Iterator[str]:
     options = ["--host", "127.0.0.1", "--port", str(port), "--server", server]
     with _running([sys.executable, "-m", "minibit.tracker", *options], None, port) as url:
         yield url
+
+
+@contextmanager
+def filled(port: int, *, server: str, peers: int) -> Iterator[tuple[str, int]]:
+    """Run MiniBit's tracker with so many peers registered in the swarm; give its address and the bytes of each peer."""
+    if server == "granian":
+        _require("granian", "pip install granian")
+    command = [sys.executable, "-m", "bench.rivals.filled_tracker", str(port), server, str(peers), INFO_HASH]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        bytes_per_peer = int(process.stdout.readline() if process.stdout else 0)
+        _wait_until_up(port, process)
+        yield f"http://127.0.0.1:{port}", bytes_per_peer
+    finally:
+        process.terminate()
+        process.communicate()
 
 
 @contextmanager
@@ -117,7 +134,7 @@ def _require(module: str, how: str) -> None:
         raise MissingError(f"{module} is not installed: {how}")
 
 
-def _wait_until_up(port: int, process: subprocess.Popen[bytes]) -> None:
+def _wait_until_up(port: int, process: subprocess.Popen[Any]) -> None:
     deadline_s = time.monotonic() + UP_WITHIN_S
     while time.monotonic() < deadline_s and process.poll() is None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)

@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from flask import Flask
+
 from minibit.errors import UsageError
 from minibit.serving import BACKLOG, bind
 from minibit.tracker.app import TrackerApp
@@ -17,16 +19,24 @@ ANSWERS_WITHIN_S = 30.0
 LOOK_EVERY_S = 0.02
 
 
-def serve_under_granian(tracker: TrackerApp, when_ready: Callable[[int], None]) -> None:
+def serve_under_granian(
+    tracker: TrackerApp, when_ready: Callable[[int], None], in_worker: Callable[[], None] = lambda: None
+) -> None:
     """Serve ``tracker.app`` until SIGTERM or SIGINT; call ``when_ready(port)`` once connections are accepted.
 
-    Call it from the main thread. Raise UsageError if granian is not installed or the port cannot be had.
+    ``in_worker`` is called in the worker process before it serves: it has inherited every open descriptor. Call this
+    from the main thread. Raise UsageError if granian is not installed or the port cannot be had.
     """
     try:
         from granian import Granian  # noqa: PLC0415  an extra
         from granian.constants import HTTPModes, Interfaces  # noqa: PLC0415
     except ImportError:
         raise UsageError("--server granian needs granian: pip install 'minibit[granian]'") from None
+
+    def load() -> Flask:
+        in_worker()
+        return tracker.app
+
     # Bound, not listening: it keeps the port that granian's worker binds too, by SO_REUSEPORT.
     with bind(tracker.host, tracker.port, listen=False) as reserved:
         tracker.port = reserved.getsockname()[1]
@@ -43,7 +53,7 @@ def serve_under_granian(tracker: TrackerApp, when_ready: Callable[[int], None]) 
             process_name="minibit tracker",
         )
         threading.Thread(target=_wait_and_call, args=(tracker, when_ready), name="ready", daemon=True).start()
-        server.serve(target_loader=lambda: tracker.app, wrap_loader=False)  # the worker is forked and has it
+        server.serve(target_loader=load, wrap_loader=False)  # the worker is forked: it has the application
 
 
 def _wait_and_call(tracker: TrackerApp, when_ready: Callable[[int], None]) -> None:

@@ -12,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import psutil
 import pytest
 import requests
 
@@ -543,10 +544,12 @@ def tracker_process(*arguments, env=None, **popen_options):
         process.stderr.close()
 
 
+@pytest.mark.parametrize("server", ["waitress", "granian"])
 @pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGINT])
-def test_the_process_reports_its_port_says_one_line_and_leaves_on_a_signal(stop_signal):
+def test_the_process_reports_its_port_says_one_line_and_leaves_on_a_signal(stop_signal, server):
     """How launchers, load tests and operators run it."""
-    with tracker_process("--port", "0", "--total-blocks", "9", "--initial-blocks", "none") as (process, report):
+    options = ["--port", "0", "--total-blocks", "9", "--initial-blocks", "none", "--server", server]
+    with tracker_process(*options) as (process, report):
         assert report.endswith("\n")
         connection = http.client.HTTPConnection("127.0.0.1", int(report), timeout=DEADLINE_S)
         connection.request("POST", "/register", b'{"peer_id": "a", "listen_port": 1, "blocks_owned": [9]}')
@@ -568,15 +571,39 @@ def test_the_process_listens_where_the_environment_says():
         connection.close()
 
 
-def test_the_process_leaves_when_its_parents_end_of_the_pipe_closes():
+@pytest.mark.parametrize("server", ["waitress", "granian"])
+def test_the_process_leaves_when_its_parents_end_of_the_pipe_closes(server):
     """A parent killed outright cannot send a signal; its tracker must not stay behind."""
     stop_read, stop_write = os.pipe()
-    with tracker_process("--port", "0", "--stop-fd", str(stop_read), pass_fds=[stop_read]) as (process, report):
+    options = ["--port", "0", "--server", server, "--stop-fd", str(stop_read)]
+    with tracker_process(*options, pass_fds=[stop_read]) as (process, report):
         os.close(stop_read)
         assert int(report) > 0
         assert process.poll() is None
+        processes = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         os.close(stop_write)
         assert process.wait(DEADLINE_S) == 0
+        assert psutil.wait_procs(processes[1:], DEADLINE_S)[1] == []
+
+
+def test_granian_answers_the_same_routes_and_refuses_a_large_body():
+    """The same WSGI application; what waitress refuses by itself is refused here too."""
+    with tracker_process("--port", "0", "--server", "granian", "--peer-ttl", "8") as (_, report):
+        connection = http.client.HTTPConnection("127.0.0.1", int(report), timeout=DEADLINE_S)
+
+        def ask(method, path, body=None):
+            connection.request(method, path, body)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+        assert json.loads(ask("POST", "/register", b'{"peer_id": "a", "listen_port": 1}')[1])["interval_s"] == 2.0
+        assert [peer["ip"] for peer in json.loads(ask("GET", "/peers?peer_id=b")[1])["peers"]] == ["127.0.0.1"]
+        query = f"/announce?info_hash={'a' * 20}&peer_id={'b' * 20}&port=1&left=1"
+        assert b"10:incompletei1e" in ask("GET", query)[1]
+        assert ask("GET", f"/scrape?info_hash={'a' * 20}")[1].startswith(b"d5:files")
+        assert ask("GET", "/nowhere")[0] == 404
+        assert ask("POST", "/register", b"x" * (1024 * 1024 + 1))[0] == 413
+        connection.close()
 
 
 def test_a_peer_ttl_on_the_command_line_has_its_effect():
@@ -593,6 +620,14 @@ def test_a_port_in_use_is_one_line_and_exit_code_two(capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert tracker_main.main(["--port", str(port)]) == 2
+    assert capsys.readouterr().err == f"error: cannot listen on 127.0.0.1:{port}: the port is in use\n"
+
+
+def test_a_port_in_use_is_said_under_granian_too(capsys):
+    """It binds with SO_REUSEPORT, which must not hide that somebody else listens."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert tracker_main.main(["--port", str(port), "--server", "granian"]) == 2
     assert capsys.readouterr().err == f"error: cannot listen on 127.0.0.1:{port}: the port is in use\n"
 
 
