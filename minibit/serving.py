@@ -10,12 +10,13 @@ The body of an application that yields bytes is served by waitress unchanged.
 
 import contextlib
 import errno
+import logging
 import os
 import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
 
 import msgspec
@@ -27,6 +28,7 @@ from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
 
 from minibit.errors import UsageError
 
+log = logging.getLogger(__name__)
 WSGIApplication = Callable[[dict[str, Any], Any], Iterable[Any]]
 
 FILE_SLICE_KEY = "minibit.file_slice"
@@ -35,6 +37,9 @@ BACKLOG = 1024  # a flash crowd connects within one scheduling slice; the kernel
 IDLE_CONNECTION_S = 120  # waitress's own default; longer than any interval between two messages of a live swarm
 LOOK_EVERY_S = 5.0  # for connections that idle for too long
 RECV_BYTES = 64 * 1024  # a bitfield of a large file in one read; waitress's 8 KiB would take several
+# Threads that answer what is short. More are started for bodies that take their time, up to the number given: of twelve
+# each, 2,000 peers would need more than many a kernel allows (kernel.pid_max is 32,768 on small machines).
+PROMPT_THREADS = 2
 SLOW_READER_S = 60.0  # a receiver that takes not one byte for so long has gone
 
 
@@ -372,19 +377,17 @@ class Server:
         )
         self._server: _Server | None = None
         self._crew: list[threading.Thread] = []
+        self._streaming = 0  # threads that send a body part by part
         self._stopped = threading.Event()
         self._lock = threading.Lock()
 
     def start(self) -> None:
         """Serve from background threads; return at once."""
-        server = self._server = self._open()
-        for number in range(self._threads):
-            look_every_s = None if number else LOOK_EVERY_S
-            self._crew.append(
-                threading.Thread(target=server.attend, args=(look_every_s,), name=f"waitress-{number}", daemon=True)
-            )
-        for thread in self._crew:
-            thread.start()
+        self._server = self._open()
+        with self._lock:
+            self._complete_crew()
+            if not self._crew:
+                raise RuntimeError("the system has no thread left to serve with")
 
     def run(self) -> None:
         """Serve until ``stop()`` is called from another thread, or KeyboardInterrupt."""
@@ -395,12 +398,13 @@ class Server:
         """Finish the requests under way (for ``grace_s`` at most), then close every connection. Idempotent."""
         with self._lock:
             server, self._server = self._server, None
+            crew = list(self._crew)
         if server is None:
             self.sock.close()
             return
         deadline_s = time.monotonic() + grace_s
         server.leave()
-        for thread in self._crew:
+        for thread in crew:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, deadline_s - time.monotonic()))
         server.flush(deadline_s)
@@ -411,7 +415,7 @@ class Server:
     def _open(self) -> _Server:
         family = self.sock.family
         return _Server(
-            self._with_file_slice,
+            self._answer,
             map={},
             _sock=self.sock,
             dispatcher=ThreadedTaskDispatcher(),  # without threads: nothing is handed to it
@@ -420,6 +424,49 @@ class Server:
             bind_socket=False,
         )
 
-    def _with_file_slice(self, environ: dict[str, Any], start_response: Any) -> Iterable[Any]:
+    def _complete_crew(self) -> None:
+        """Start threads until enough are there for what is short; none beyond the number given, or if none is left."""
+        while self._server and len(self._crew) < min(self._threads, self._streaming + PROMPT_THREADS):
+            number = len(self._crew)
+            look_every_s = None if number else LOOK_EVERY_S
+            thread = threading.Thread(
+                target=self._server.attend, args=(look_every_s,), name=f"waitress-{number}", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError as error:
+                log.warning("%d threads must do to serve: %s", number, error)
+                return
+            self._crew.append(thread)
+
+    def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[Any]:
         environ[FILE_SLICE_KEY] = FileSlice
-        return self._app(environ, start_response)
+        body = self._app(environ, start_response)
+        return body if isinstance(body, list) else _Streamed(body, self._count_streaming)
+
+    def _count_streaming(self, change: int) -> None:
+        with self._lock:
+            self._streaming += change
+            self._complete_crew()
+
+
+class _Streamed:
+    """A body that may take its time: while it is sent, its thread does not count among those that answer."""
+
+    def __init__(self, body: Iterable[Any], count: Callable[[int], None]) -> None:
+        self._body = body
+        self._count = count
+        self._closed = False
+        count(1)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._body)
+
+    def close(self) -> None:
+        """End it; waitress calls this whatever happened."""
+        if not self._closed:
+            self._closed = True
+            self._count(-1)
+        close = getattr(self._body, "close", None)
+        if close:
+            close()

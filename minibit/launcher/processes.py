@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +41,8 @@ STOP_TIMEOUT_S = 10.0
 EXIT_TIMEOUT_S = 2.0
 DESCRIPTORS_PER_CHILD = 2
 DESCRIPTORS_SPARE = 200
+THREADS_PER_CHILD = 8  # at the least: itself, a clock, two that answer and one more for each long answer, some that ask
+TASK_LIMITS = (Path("/proc/sys/kernel/pid_max"), Path("/proc/sys/kernel/threads-max"), Path("/sys/fs/cgroup/pids.max"))
 
 
 @dataclass(eq=False, slots=True)
@@ -149,6 +151,7 @@ class ProcessFleet(Fleet):
     def __init__(self, num_children: int) -> None:
         super().__init__()
         allow_descriptors(DESCRIPTORS_PER_CHILD * num_children + DESCRIPTORS_SPARE)
+        check_threads(THREADS_PER_CHILD * num_children)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             # A session of its own: Ctrl-C at the terminal reaches the launcher alone, which then ends the others.
@@ -243,3 +246,15 @@ def allow_descriptors(wanted: int) -> None:
         raise SwarmError(f"needs {wanted} open files, {soft} are allowed: {error}") from error
     if ceiling < wanted:
         raise SwarmError(f"needs {wanted} open files, {hard} are allowed: raise it with `ulimit -Hn {wanted}`")
+
+
+def check_threads(wanted: int, limits: Sequence[Path] = TASK_LIMITS) -> None:
+    """Raise SwarmError in one line if the system allows fewer threads than that, beside those it has."""
+    running = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[2])
+    for path in limits:
+        try:
+            allowed = int(path.read_text())
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+        if running + wanted > allowed:
+            raise SwarmError(f"needs {wanted} threads beside the {running} that run; {path} allows {allowed} in all")

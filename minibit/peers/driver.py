@@ -57,11 +57,19 @@ class Crew(Generic[Job]):
                 return False
             self._unfinished += 1
             if self._unfinished > len(self._threads) < self._size:
-                thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
-                thread.start()
+                self._add_thread()
             self._jobs.put(job)
         return True
+
+    def _add_thread(self) -> None:
+        thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            if not self._threads:  # else those that are there do it later
+                raise
+        else:
+            self._threads.append(thread)
 
     def close(self) -> None:
         """Begin no job any more; those under way end by themselves."""

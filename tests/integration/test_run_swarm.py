@@ -11,7 +11,7 @@ from minibit import record as records
 from minibit import scenario
 from minibit.core.blocks import KIB, MIB
 from minibit.errors import StorageError, SwarmError
-from minibit.launcher.processes import allow_descriptors
+from minibit.launcher.processes import allow_descriptors, check_threads
 from minibit.launcher.swarm import run_swarm
 from minibit.scenario import FileSpec, Group, Scenario
 
@@ -297,3 +297,17 @@ def test_too_few_descriptors_are_said_before_the_swarm_hangs():
     """A swarm of thousands under a small limit would fail somewhere in the middle."""
     with pytest.raises(SwarmError, match="open files"):
         allow_descriptors(1 << 40)
+
+
+def test_too_few_threads_are_said_before_the_swarm_starves(tmp_path):
+    """Two thousand peers met a kernel that allows 32,768, and starved one after another."""
+    limit, none = tmp_path / "pid_max", tmp_path / "pids.max"
+    limit.write_text("32768\n")
+    none.write_text("max\n")
+    check_threads(8 * 2000, [limit, none, tmp_path / "absent"])
+    with pytest.raises(
+        SwarmError, match=rf"^needs 40000 threads beside the \d+ that run; {limit} allows 32768 in all$"
+    ):
+        check_threads(40_000, [none, limit])
+    with pytest.raises(SwarmError, match="threads beside"):
+        check_threads(1 << 40)

@@ -522,10 +522,67 @@ def test_run_serves_in_the_calling_thread_until_stopped(wait_until):
     assert not running.is_alive()
 
 
-def test_stop_leaves_no_thread_behind():
-    """One wake-up must reach all threads, also those that sleep without end."""
-    server = Server(_bytes_app, threads=12)
-    server.start()
-    assert body_of(get(server.port, "/known-length")) == b"abcdef"
-    server.stop()
+class SlowApp:
+    """Answers /slow with a body that waits, and everything else at once."""
+
+    def __init__(self):
+        self.go_on = threading.Event()
+
+    def __call__(self, environ, start_response):
+        start_response("200 OK", [("Content-Length", "2")])
+        return self.slowly() if environ["PATH_INFO"] == "/slow" else [b"ok"]
+
+    def slowly(self):
+        self.go_on.wait(TIMEOUT_S)
+        yield b"ok"
+
+
+def test_long_bodies_get_threads_of_their_own_and_stop_leaves_none_behind(wait_until):
+    """Messages are answered beside eight uploads; and one wake-up must reach all threads, also those that sleep."""
+    app = SlowApp()
+    with served(app, threads=12) as server, contextlib.ExitStack() as clients:
+        assert len(server._crew) == serving.PROMPT_THREADS
+        slow = []
+        for _ in range(8):
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=TIMEOUT_S)
+            clients.callback(connection.close)
+            connection.request("GET", "/slow")
+            slow.append(connection)
+        wait_until(lambda: len(server._crew) == 8 + serving.PROMPT_THREADS, "threads for the long bodies")
+        assert body_of(get(server.port, "/fast")) == b"ok"
+        app.go_on.set()
+        assert [connection.getresponse().read() for connection in slow] == [b"ok"] * 8
+        wait_until(lambda: server._streaming == 0, "the bodies to be closed")
+    assert len(server._crew) == 8 + serving.PROMPT_THREADS
     assert not [thread for thread in server._crew if thread.is_alive()]
+
+
+def test_no_more_threads_than_allowed_answer_however_many_wait(wait_until):
+    """``threads`` bounds what a server may take."""
+    app = SlowApp()
+    with served(app, threads=3) as server, contextlib.ExitStack() as clients:
+        slow = []
+        for _ in range(5):
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=TIMEOUT_S)
+            clients.callback(connection.close)
+            connection.request("GET", "/slow")
+            slow.append(connection)
+        wait_until(lambda: server._streaming == 3, "all threads to wait")
+        app.go_on.set()
+        assert [connection.getresponse().read() for connection in slow] == [b"ok"] * 5
+        assert len(server._crew) == 3
+
+
+def test_a_system_without_threads_left_is_served_by_those_there_are(monkeypatch, caplog):
+    """Thousands of peers on one machine: one thread fewer must not end a peer."""
+    app = SlowApp()
+    app.go_on.set()
+    with served(app, threads=12) as server:
+
+        def refuse(_thread):
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        assert [body_of(get(server.port, "/slow")) for _ in range(3)] == [b"ok"] * 3
+        assert len(server._crew) == serving.PROMPT_THREADS
+    assert "2 threads must do to serve: can't start new thread" in caplog.text
