@@ -10,10 +10,14 @@ The body of an application that yields bytes is served by waitress unchanged.
 
 import contextlib
 import errno
+import fcntl
+import heapq
 import logging
 import os
 import select
 import socket
+import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -35,11 +39,17 @@ FILE_SLICE_KEY = "minibit.file_slice"
 MAX_BODY_BYTES = 1024 * 1024  # CONTRACT: a larger request is answered 413
 BACKLOG = 1024  # a flash crowd connects within one scheduling slice; the kernel caps this at somaxconn
 IDLE_CONNECTION_S = 120  # waitress's own default; longer than any interval between two messages of a live swarm
+REQUEST_WITHIN_S = 60.0  # from its first byte to its last: a mebibyte at 140 kbit/s
+JUST_SERVED_S = 1.0  # a connection served so lately is in use
+LOOK_FOR_ROOM_S = 0.1  # while all are taken
+ROOM_SHARE = 20  # of the connections allowed, one in so many is closed when they are all taken
 LOOK_EVERY_S = 5.0  # for connections that idle for too long
 RECV_BYTES = 64 * 1024  # a bitfield of a large file in one read; waitress's 8 KiB would take several
 # Threads that answer what is short. More are started for bodies that take their time, up to the number given: of twelve
 # each, 2,000 peers would need more than many a kernel allows (kernel.pid_max is 32,768 on small machines).
 PROMPT_THREADS = 2
+TCP_INFO_BYTES = 32
+TCP_INFO_UNACKED = slice(24, 28)  # of a socket that listens: how many wait to be accepted (linux/tcp.h)
 SLOW_READER_S = 60.0  # a receiver that takes not one byte for so long has gone
 
 
@@ -118,6 +128,8 @@ class SendfileChannel(HTTPChannel):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._attended = threading.Lock()
+        self.served_s = time.monotonic()  # when its last request was answered, or it came
+        self.unfinished_since_s: float | None = None  # a request of which the rest is yet to come
         super().__init__(*arguments, **options)
         self.server.epoll.register(self._fileno, select.EPOLLIN | select.EPOLLONESHOT)
 
@@ -127,6 +139,26 @@ class SendfileChannel(HTTPChannel):
         if self.server.in_connection_overflow:
             self.server.listen_again()
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether nobody serves it, and it is not on its way out."""
+        return not (self.requests or self._attended.locked() or self.will_close)
+
+    def leave(self) -> None:
+        """Close it, from any thread, once what it still has to say is sent."""
+        self.will_close = True
+        self.watch()
+
+    def waits(self) -> bool:
+        """Whether something came that nobody attends to yet."""
+        if self._attended.locked():
+            return False
+        try:
+            waiting = fcntl.ioctl(self.socket.fileno(), termios.FIONREAD, bytes(4))
+        except (OSError, ValueError):  # closed meanwhile
+            return False
+        return any(waiting)
+
     def attend(self, flags: int) -> None:
         """Do what these events ask for: read, serve what came, write; then wait for the next."""
         if not self._attended.acquire(blocking=False):
@@ -135,6 +167,7 @@ class SendfileChannel(HTTPChannel):
             wasyncore.readwrite(self, flags)
             while self.requests:
                 self.service()
+                self.served_s = time.monotonic()
             if self.writable():  # a connection to be closed, or a slow reader
                 self.handle_write()
         finally:
@@ -161,6 +194,10 @@ class SendfileChannel(HTTPChannel):
         if data:
             self.last_activity = time.time()
             self.received(data)
+            if self.request is None:
+                self.unfinished_since_s = None
+            elif self.unfinished_since_s is None:
+                self.unfinished_since_s = time.monotonic()
         else:
             self.handle_close()
 
@@ -262,6 +299,7 @@ class _Server(TcpWSGIServer):
         self.epoll = select.epoll()
         self._leaving = False
         self._overflow = threading.Lock()
+        self._looked_for_room_s = 0.0
         super().__init__(*arguments, **options)
         self.epoll.register(self.trigger.socket.fileno(), select.EPOLLIN)
         self.epoll.register(self.socket.fileno(), 0)
@@ -270,7 +308,7 @@ class _Server(TcpWSGIServer):
         """Be one of the threads that serve, until ``leave()``; with a time, be the one that closes idle connections."""
         self.listen_again()
         while not self._leaving:
-            happened = self.epoll.poll(look_every_s, 1)
+            happened = self.epoll.poll(LOOK_FOR_ROOM_S if self._is_full else look_every_s, 1)
             for descriptor, flags in happened:
                 attended = self._map.get(descriptor)
                 if isinstance(attended, SendfileChannel):
@@ -278,8 +316,12 @@ class _Server(TcpWSGIServer):
                 elif attended is self:
                     self.handle_accept()
                     self.listen_again()
-            if not happened:
+            if self._is_full or not happened:
                 self.listen_again()
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._map) >= self.adj.connection_limit
 
     def leave(self) -> None:
         """Let every thread leave once it has answered what it is serving; from any thread."""
@@ -290,6 +332,9 @@ class _Server(TcpWSGIServer):
     def listen_again(self) -> None:
         """Wait for the next connection, if there may be one more."""
         with self._overflow, contextlib.suppress(OSError, ValueError):  # closed meanwhile
+            if self._is_full and self._looked_for_room_s + LOOK_FOR_ROOM_S <= time.monotonic():
+                self._looked_for_room_s = time.monotonic()
+                self._make_room()
             flags = select.EPOLLIN if self.readable() else 0
             self.epoll.modify(self.socket.fileno(), flags | select.EPOLLONESHOT)
 
@@ -300,11 +345,28 @@ class _Server(TcpWSGIServer):
         """Nothing: the thread that served the channel writes, and waits for it again."""
 
     def maintenance(self, now: float) -> None:
-        """Close the connections that were idle for too long: as waitress does, but while others open and close some."""
+        """Close the connections that were idle for too long, and those whose request takes too long to come.
+
+        As waitress does the first, but while others open and close some.
+        """
+        begun_before_s = time.monotonic() - REQUEST_WITHIN_S
         for channel in list(self.active_channels.values()):
-            if not channel.requests and channel.last_activity < now - self.adj.channel_timeout:
-                channel.will_close = True
-                channel.watch()
+            idle = channel.last_activity < now - self.adj.channel_timeout
+            drips = channel.unfinished_since_s is not None and channel.unfinished_since_s < begun_before_s
+            if channel.at_rest and (idle or drips):
+                channel.leave()
+
+    def _make_room(self) -> None:
+        """Close some of the connections that have had nothing answered for longest; none that was served just now.
+
+        Else whoever opens as many as there may be, and says nothing or a byte now and then, locks everybody out.
+        """
+        before_s = time.monotonic() - JUST_SERVED_S
+        resting = (channel for channel in list(self.active_channels.values()) if channel.at_rest)
+        idle = (channel for channel in resting if channel.served_s < before_s)
+        count = max(1, self.adj.connection_limit // ROOM_SHARE)
+        for channel in heapq.nsmallest(count, idle, key=lambda channel: channel.served_s):
+            channel.leave()
 
     def flush(self, deadline_s: float) -> None:
         """Send what is still buffered."""
@@ -423,6 +485,18 @@ class Server:
             sockinfo=(family, socket.SOCK_STREAM, 0, self.sock.getsockname()),
             bind_socket=False,
         )
+
+    def queue_depth(self) -> int:
+        """Return how many wait: connections to be accepted, and open ones with a request that nobody reads yet.
+
+        It looks at every connection: for those who watch a server, not for every request. Linux only.
+        """
+        server = self._server
+        if server is None:
+            return 0
+        info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+        to_be_accepted = int.from_bytes(info[TCP_INFO_UNACKED], sys.byteorder)
+        return to_be_accepted + sum(channel.waits() for channel in list(server.active_channels.values()))
 
     def _complete_crew(self) -> None:
         """Start threads until enough are there for what is short; none beyond the number given, or if none is left."""

@@ -13,6 +13,7 @@ from msgspec import Meta
 REGISTER = "/register"
 PEERS = "/peers"
 STATS = "/stats"
+METRICS = "/metrics"
 ANNOUNCE = "/announce"  # BEP 3
 SCRAPE = "/scrape"  # BEP 48
 REQUEST_BLOCK = "/request_block"

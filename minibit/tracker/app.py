@@ -9,17 +9,18 @@ from collections.abc import Callable, MutableMapping
 from random import Random
 from typing import Any
 
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from minibit.errors import UsageError
 from minibit.serving import MAX_BODY_BYTES, Server
 from minibit.tracker import bep3, initial
 from minibit.tracker.connected import ConnectedPeers
+from minibit.tracker.metrics import exposition
 from minibit.tracker.registry import Registry
 from minibit.tracker.service import RefusedError, TrackerService
-from minibit.wire import ANNOUNCE, JSON, PEERS, REGISTER, SCRAPE, STATS, ErrorAnswer, encode
-from minibit.wsgi import Reply, body_of, in_front_of, is_too_long
+from minibit.wire import ANNOUNCE, JSON, METRICS, PEERS, REGISTER, SCRAPE, STATS, ErrorAnswer, encode
+from minibit.wsgi import Handler, Reply, body_of, in_front_of, is_too_long
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 9000
@@ -28,8 +29,9 @@ DEFAULT_PEER_TTL_S = 120.0
 DEFAULT_ANNOUNCE_INTERVAL_S = 300.0  # libtorrent announces no more often, whatever a tracker says
 REGISTRATIONS_PER_TTL = 4  # a peer may lose three in a row and is still listed
 LOOPBACK = "127.0.0.1"
-ROUTES = (REGISTER, PEERS, STATS, ANNOUNCE, SCRAPE)
+ROUTES = (REGISTER, PEERS, STATS, ANNOUNCE, SCRAPE, METRICS)
 OTHER_ROUTES = "other"
+FAILURE = "failure"  # instead of a status: BEP 3 answers 200 with a failure reason
 # A handler computes and never waits, so more threads bring no parallelism (1, 2, 4, 8 threads with 16 connections
 # asking for peers: 2,135, 2,056, 2,144, 2,066 requests/s); a few keep one long answer from holding up the short ones.
 DEFAULT_THREADS = 4
@@ -108,10 +110,13 @@ class TrackerApp:
         self.app.add_url_rule(STATS, view_func=self.get_stats, methods=["GET"])
         self.app.add_url_rule(ANNOUNCE, view_func=self.announce, methods=["GET"])
         self.app.add_url_rule(SCRAPE, view_func=self.scrape, methods=["GET"])
+        self.app.add_url_rule(METRICS, view_func=self.get_metrics, methods=["GET"])
         self.app.register_error_handler(HTTPException, _http_error)
+        self.app.before_request(_note_begin)
         self.app.after_request(self._count_response)
         handlers = {("POST", REGISTER): self._register, ("GET", PEERS): self._peers, ("GET", ANNOUNCE): self._announce}
-        self.app.wsgi_app = in_front_of(self.app.wsgi_app, handlers)  # type: ignore[method-assign,assignment]
+        counted = {request: self._counted(request[1], handler) for request, handler in handlers.items()}
+        self.app.wsgi_app = in_front_of(self.app.wsgi_app, counted)  # type: ignore[method-assign,assignment]
 
     def register_peer(self) -> Response:
         """Answer POST /register: enter or refresh the caller, tell it its initial blocks and up to 50 other peers."""
@@ -124,6 +129,11 @@ class TrackerApp:
     def get_stats(self) -> Response:
         """Answer GET /stats: the counters."""
         return Reply.of(self.service.stats()).as_flask()
+
+    def get_metrics(self) -> Response:
+        """Answer GET /metrics: the counters and more, as Prometheus reads them."""
+        text, content_type = exposition(self.service.tally, self.service.registry, self._queue_depth)
+        return Reply.whole(text, content_type).as_flask()
 
     def announce(self) -> Response:
         """Answer GET /announce of a BitTorrent client (BEP 3)."""
@@ -138,16 +148,14 @@ class TrackerApp:
     def _register(self, environ: dict[str, Any]) -> Reply | None:
         if is_too_long(environ):
             return None
-        return self._counted(
-            REGISTER, self._rest(self.service.register, body_of(environ), environ.get("REMOTE_ADDR") or LOOPBACK)
-        )
+        return self._rest(self.service.register, body_of(environ), environ.get("REMOTE_ADDR") or LOOPBACK)
 
     def _peers(self, environ: dict[str, Any]) -> Reply:
-        return self._counted(PEERS, self._rest(self.service.peers, environ.get("QUERY_STRING", "")))
+        return self._rest(self.service.peers, environ.get("QUERY_STRING", ""))
 
     def _announce(self, environ: dict[str, Any]) -> Reply:
         query, ip = environ.get("QUERY_STRING", ""), environ.get("REMOTE_ADDR") or LOOPBACK
-        return self._counted(ANNOUNCE, self._bep3(self.service.announce, query, ip))
+        return self._bep3(self.service.announce, query, ip)
 
     def _rest(self, carry_out: Callable[..., Any], *arguments: Any) -> Reply:
         try:
@@ -162,9 +170,30 @@ class TrackerApp:
         except RefusedError as error:
             return Reply.whole(bep3.failure(str(error)), bep3.CONTENT_TYPE)
 
-    def _counted(self, route: str, reply: Reply) -> Reply:
-        self.service.count_request(route, reply.status)
-        return reply
+    def _counted(self, route: str, handler: Handler) -> Handler:
+        """Return the handler with what it answers counted, and timed."""
+        count = self.service.tally.count
+
+        def counted(environ: dict[str, Any]) -> Reply | None:
+            begun_s = time.perf_counter()
+            status: int | str = 500
+            try:
+                reply = handler(environ)
+                if reply is None:
+                    return None
+                failed = route == ANNOUNCE and isinstance(reply.body, bytes) and bep3.is_failure(reply.body)
+                status = FAILURE if failed else reply.status
+            except BaseException:
+                count(route, status, time.perf_counter() - begun_s)
+                raise
+            count(route, status, time.perf_counter() - begun_s)
+            return reply
+
+        return counted
+
+    @property
+    def _queue_depth(self) -> Callable[[], int] | None:
+        return self._server.queue_depth if self._server else None
 
     @property
     def url(self) -> str:
@@ -215,8 +244,15 @@ class TrackerApp:
         self._stopped.set()
 
     def _count_response(self, response: Response) -> Response:
-        self.service.count_request(request.path if request.path in ROUTES else OTHER_ROUTES, response.status_code)
+        route = request.path if request.path in ROUTES else OTHER_ROUTES
+        failed = route in {ANNOUNCE, SCRAPE} and bep3.is_failure(response.get_data())
+        status = FAILURE if failed else response.status_code
+        self.service.tally.count(route, status, time.perf_counter() - g.begun_s)
         return response
+
+
+def _note_begin() -> None:
+    g.begun_s = time.perf_counter()
 
 
 def _query() -> str:

@@ -107,6 +107,11 @@ def failure(reason: str) -> bytes:
     return bytes(bencode2.bencode({b"failure reason": reason.encode()}))
 
 
+def is_failure(answer: bytes) -> bool:
+    """Whether this is what ``failure`` made."""
+    return answer.startswith(b"d14:failure reason")
+
+
 def _entry(peer_id: str, ip: str, port: int, *, no_peer_id: bool) -> dict[bytes, bytes | int]:
     entry: dict[bytes, bytes | int] = {b"ip": ip.encode(), b"port": port}
     return entry if no_peer_id else {**entry, b"peer id": _peer_id_bytes(peer_id)}

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 from minibit.errors import UsageError
@@ -38,10 +39,11 @@ def serve(
     tracker = TrackerApp(host, port, **options)
     if server == "granian":
         _stop_at_end_of(stop_fd)
+        lives_read, lives_write = os.pipe()  # held open by this process alone: the worker sees its end
         serve_under_granian(
             tracker,
             when_ready=lambda port: _announce_ready(tracker, ready_fd, port),
-            in_worker=lambda: _begin_worker(ready_fd),
+            in_worker=lambda: _begin_worker(lives_read, (lives_write, ready_fd)),
         )
         return 0
     # Blocked before the threads start, which inherit it: the signal waits for sigwait, wherever it comes in.
@@ -58,9 +60,12 @@ def serve(
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin_worker(ready_fd: int | None) -> None:
-    if ready_fd is not None:
-        os.close(ready_fd)  # else whoever waits for its end waits for this process
+def _begin_worker(stop_fd: int, inherited: Iterable[int | None]) -> None:
+    """Let go of what others wait for the end of; leave when the parent is gone."""
+    for descriptor in inherited:
+        if descriptor is not None:
+            os.close(descriptor)
+    _stop_at_end_of(stop_fd)
     spare_the_old()
 
 

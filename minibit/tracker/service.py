@@ -5,9 +5,7 @@ nothing was stored then.
 """
 
 import ipaddress
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -18,6 +16,7 @@ import msgspec
 from minibit.core.blocks import indices_of, mask_of
 from minibit.errors import MiniBitError
 from minibit.tracker import bep3, initial
+from minibit.tracker.metrics import Tally
 from minibit.tracker.registry import (
     DEFAULT_SWARM,
     AddressConflictError,
@@ -68,9 +67,7 @@ class TrackerService:
         self._interval_s = interval_s
         self._announce_interval_s = announce_interval_s
         self._rng = rng
-        self._born_s = time.monotonic()
-        self._requests: dict[str, Counter[str]] = {}
-        self._requests_lock = threading.Lock()
+        self.tally = Tally()
 
     def register(self, body: bytes, connection_ip: str) -> RegisterAnswer:
         """Carry out POST /register for a JSON body that came from ``connection_ip``. Raise RefusedError 400 or 409."""
@@ -142,21 +139,15 @@ class TrackerService:
     def stats(self) -> dict[str, Any]:
         """Return the counters of GET /stats: live peers, seeds and swarms; requests by route and status; uptime."""
         totals = self.registry.totals()
-        with self._requests_lock:
-            requests = {route: dict(by_status) for route, by_status in self._requests.items()}
         return {
             "status": "success",
             "peers": totals.peers,
             "seeds": totals.seeds,
             "swarms": totals.swarms,
-            "requests": requests,
-            "uptime_s": time.monotonic() - self._born_s,
+            "expired": self.registry.expired,
+            "requests": self.tally.requests(),
+            "uptime_s": time.monotonic() - self.tally.born_s,
         }
-
-    def count_request(self, route: str, status: int | str) -> None:
-        """Count one answered request; ``route`` must come from a small fixed set."""
-        with self._requests_lock:
-            self._requests.setdefault(route, Counter())[str(status)] += 1
 
     def _announce(self, swarm_key: str, request: RegisterRequest, source_ip: str) -> RegisterAnswer:
         announcement = Announcement(

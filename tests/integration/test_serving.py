@@ -393,6 +393,55 @@ def test_idle_connections_are_closed(monkeypatch):
         assert client.recv(1000) == b""
 
 
+def test_idle_connections_make_room_for_those_who_ask(wait_until, monkeypatch):
+    """Whoever opens as many as there may be must not lock the others out; who is served stays."""
+    monkeypatch.setattr(serving, "JUST_SERVED_S", 0.2)
+    with served(_bytes_app, connection_limit=12) as server, contextlib.ExitStack() as clients:
+        good = http.client.HTTPConnection("127.0.0.1", server.port, timeout=TIMEOUT_S)
+        clients.callback(good.close)
+        for _ in range(40):
+            clients.enter_context(connect(server.port))
+            time.sleep(0.02)
+            good.request("GET", "/known-length")
+            assert good.getresponse().read() == b"abcdef"
+        before = good.sock
+        assert body_of(get(server.port, "/known-length")) == b"abcdef"
+        assert good.sock is before  # never closed meanwhile
+        assert len(server._server.active_channels) <= 12
+
+
+def test_hundreds_that_send_a_byte_now_and_then_hold_nobody_up():
+    """Slow-loris: a request that never ends takes a connection, but no thread."""
+    with served(_bytes_app, threads=4, connection_limit=2000) as server, contextlib.ExitStack() as clients:
+        dripping = [clients.enter_context(connect(server.port)) for _ in range(300)]
+        for client in dripping:
+            client.sendall(b"GET /known-length HTTP/1.1\r\nX-A: ")
+        waited_s = []
+        good = http.client.HTTPConnection("127.0.0.1", server.port, timeout=TIMEOUT_S)
+        clients.callback(good.close)
+        for number in range(30):
+            for client in dripping[number::30]:
+                client.sendall(b"a")
+            begun_s = time.perf_counter()
+            good.request("GET", "/known-length")
+            assert good.getresponse().read() == b"abcdef"
+            waited_s.append(time.perf_counter() - begun_s)
+        assert sorted(waited_s)[15] < 0.1
+
+
+def test_a_request_that_takes_too_long_to_come_is_given_up(monkeypatch):
+    """A byte a second keeps a connection from being idle, not from being closed."""
+    monkeypatch.setattr(serving, "REQUEST_WITHIN_S", 0.3)
+    with served(_bytes_app) as server, connect(server.port) as client, connect(server.port) as idle:
+        for _ in range(8):
+            client.sendall(b"G")
+            time.sleep(0.05)
+        server._server.maintenance(time.time())
+        assert client.recv(1000) == b""
+        idle.sendall(b"GET /known-length HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert idle.recv(1000).startswith(b"HTTP/1.1 200")
+
+
 def test_head_tells_the_length_and_sends_no_body():
     """A client may ask for a length first."""
     with served(_bytes_app) as server:
@@ -571,6 +620,31 @@ def test_no_more_threads_than_allowed_answer_however_many_wait(wait_until):
         app.go_on.set()
         assert [connection.getresponse().read() for connection in slow] == [b"ok"] * 5
         assert len(server._crew) == 3
+
+
+def test_the_queue_is_what_nobody_attends_to_yet(wait_until):
+    """Connections to be accepted, and requests on open ones: what a load test watches beside the latency."""
+    app = SlowApp()
+    with served(app, threads=1) as server, contextlib.ExitStack() as clients:
+
+        def connect():
+            return clients.enter_context(socket.create_connection(("127.0.0.1", server.port), TIMEOUT_S))
+
+        early = [connect() for _ in range(2)]
+        wait_until(lambda: len(server._server.active_channels) == 2, "the connections to be accepted")
+        assert server.queue_depth() == 0
+        connect().sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_until(lambda: server._streaming == 1, "the only thread to wait")
+        for client in early:
+            client.sendall(b"GET /fast HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_until(lambda: server.queue_depth() == 2, "requests on open connections")
+        late = [connect() for _ in range(3)]
+        wait_until(lambda: server.queue_depth() == 5, "connections to be accepted")
+        app.go_on.set()
+        assert [client.recv(12) for client in early] == [b"HTTP/1.1 200"] * 2
+        wait_until(lambda: server.queue_depth() == 0, "the queue to be served")
+        assert len(late) == 3
+    assert server.queue_depth() == 0
 
 
 def test_a_system_without_threads_left_is_served_by_those_there_are(monkeypatch, caplog):

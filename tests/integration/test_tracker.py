@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 import requests
+from prometheus_client.parser import text_string_to_metric_families
 
 from minibit.errors import UsageError
 from minibit.serving import MAX_BODY_BYTES
@@ -584,6 +585,61 @@ def test_the_process_leaves_when_its_parents_end_of_the_pipe_closes(server):
         os.close(stop_write)
         assert process.wait(DEADLINE_S) == 0
         assert psutil.wait_procs(processes[1:], DEADLINE_S)[1] == []
+
+
+def test_granians_worker_leaves_when_its_parent_is_killed():
+    """It has the registry and the port: left behind, it would keep both."""
+    with tracker_process("--port", "0", "--server", "granian") as (process, report):
+        assert int(report) > 0
+        workers = psutil.Process(process.pid).children(recursive=True)
+        assert workers
+        process.kill()
+        assert psutil.wait_procs(workers, DEADLINE_S)[1] == []
+
+
+def samples(text):
+    """Return {(name, labels): value} of an exposition, read by Prometheus's own parser."""
+    families = text_string_to_metric_families(text)
+    return {(sample.name, *sorted(sample.labels.items())): sample.value for each in families for sample in each.samples}
+
+
+def test_metrics_are_what_prometheus_reads(tracker):
+    """Every route and status, how long they took, who is listed; bencoded failures apart, whose status is 200."""
+    register(tracker, "a", info_hash=INFO_HASH)
+    register(tracker, "b", info_hash=INFO_HASH, seed=True)
+    register(tracker, "b", listen_port=0)
+    tracker.app.test_client().get("/announce?port=0")
+    tracker.app.test_client().get("/scrape")
+    tracker.app.test_client().get("/nowhere")
+    answer = tracker.app.test_client().get("/metrics")
+    assert answer.content_type.startswith("text/plain; version=")
+    found = samples(answer.text)
+    for route, status, number in (
+        ("/register", "200", 2), ("/register", "400", 1), ("/announce", "failure", 1), ("/scrape", "failure", 1),
+        ("other", "404", 1),
+    ):  # fmt: skip
+        assert found["minibit_tracker_requests_total", ("route", route), ("status", status)] == number
+    assert found["minibit_tracker_request_seconds_count", ("route", "/register")] == 3
+    assert found["minibit_tracker_request_seconds_bucket", ("le", "+Inf"), ("route", "/register")] == 3
+    assert 0 < found["minibit_tracker_request_seconds_sum", ("route", "/register")] < 3
+    assert found["minibit_tracker_peers",] == 2
+    assert found["minibit_tracker_seeds",] == 1
+    assert found["minibit_tracker_swarms",] == 1
+    assert found["process_resident_memory_bytes",] > 1_000_000
+    assert ("minibit_tracker_queue_depth",) not in found  # nobody serves
+
+
+def test_metrics_count_the_expired_and_the_queue_while_it_serves():
+    """What only a tracker at work has."""
+    clock = Clock()
+    tracker = TrackerApp("127.0.0.1", 0, clock=clock, peer_ttl_s=10.0)
+    with serving(tracker) as (url, session):
+        session.post(f"{url}/register", json={"peer_id": "a", "listen_port": 1})
+        clock.now_s = 11.0
+        found = samples(session.get(f"{url}/metrics").text)
+        assert found["minibit_tracker_expired_peers_total",] == 1
+        assert found["minibit_tracker_queue_depth",] == 0
+        assert session.get(f"{url}/stats").json()["expired"] == 1
 
 
 def test_granian_answers_the_same_routes_and_refuses_a_large_body():
