@@ -48,8 +48,11 @@ RECV_BYTES = 64 * 1024  # a bitfield of a large file in one read; waitress's 8 K
 # Threads that answer what is short. More are started for bodies that take their time, up to the number given: of twelve
 # each, 2,000 peers would need more than many a kernel allows (kernel.pid_max is 32,768 on small machines).
 PROMPT_THREADS = 2
-TCP_INFO_BYTES = 32
-TCP_INFO_UNACKED = slice(24, 28)  # of a socket that listens: how many wait to be accepted (linux/tcp.h)
+# In what the kernel tells of a socket (struct tcp_info, linux/tcp.h):
+TCP_INFO_BYTES = 56
+TCP_INFO_UNACKED = slice(24, 28)  # of one that listens: how many wait to be accepted
+TCP_INFO_LAST_DATA_RECV = slice(52, 56)  # milliseconds since the last data came
+SHED = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 SLOW_READER_S = 60.0  # a receiver that takes not one byte for so long has gone
 
 
@@ -193,6 +196,9 @@ class SendfileChannel(HTTPChannel):
             data = b""
         if data:
             self.last_activity = time.time()
+            if self._came_too_long_ago():
+                self._shed()
+                return
             self.received(data)
             if self.request is None:
                 self.unfinished_since_s = None
@@ -200,6 +206,21 @@ class SendfileChannel(HTTPChannel):
                 self.unfinished_since_s = time.monotonic()
         else:
             self.handle_close()
+
+    def _came_too_long_ago(self) -> bool:
+        """Whether what was just read has waited longer than this server lets anybody wait."""
+        limit_s = self.server.shed_after_s
+        if limit_s is None:
+            return False
+        info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+        return int.from_bytes(info[TCP_INFO_LAST_DATA_RECV], sys.byteorder) > limit_s * 1000
+
+    def _shed(self) -> None:
+        """Refuse without looking at the request, which would take most of the time that answering it takes."""
+        self.server.count_shed()
+        with contextlib.suppress(OSError):  # a socket that has just been read takes so little
+            self.socket.send(SHED)
+        self.handle_close()
 
     def flush_now(self) -> None:
         """Send what the socket takes of what is buffered."""
@@ -300,6 +321,8 @@ class _Server(TcpWSGIServer):
         self._leaving = False
         self._overflow = threading.Lock()
         self._looked_for_room_s = 0.0
+        self.shed_after_s: float | None = None
+        self.shed = 0
         super().__init__(*arguments, **options)
         self.epoll.register(self.trigger.socket.fileno(), select.EPOLLIN)
         self.epoll.register(self.socket.fileno(), 0)
@@ -337,6 +360,11 @@ class _Server(TcpWSGIServer):
                 self._make_room()
             flags = select.EPOLLIN if self.readable() else 0
             self.epoll.modify(self.socket.fileno(), flags | select.EPOLLONESHOT)
+
+    def count_shed(self) -> None:
+        """Count a request that was refused for having waited too long."""
+        with self._overflow:
+            self.shed += 1
 
     def add_task(self, task: SendfileChannel) -> None:
         """Nothing: the thread that took in the request serves it."""
@@ -406,7 +434,8 @@ class Server:
     """One WSGI application under waitress on one socket.
 
     ``threads`` is how many requests may be in a handler at once, ``connection_limit`` how many connections may be open.
-    ``port`` is the real one, also when 0 was asked for.
+    ``port`` is the real one, also when 0 was asked for. A request that waited longer than ``shed_after_s`` before
+    anybody read it is refused (503) and its connection closed: so the queue stays short under any load.
     """
 
     def __init__(
@@ -419,11 +448,13 @@ class Server:
         threads: int = 8,
         connection_limit: int = 1000,
         max_body_bytes: int = MAX_BODY_BYTES,
+        shed_after_s: float | None = None,
     ) -> None:
         self.sock = sock or bind(host, port)
         self.host, self.port = self.sock.getsockname()[:2]
         self._app = app
         self._threads = threads
+        self._shed_after_s = shed_after_s
         self._adjustments = Adjustments(
             sockets=[self.sock],
             threads=threads,
@@ -476,7 +507,7 @@ class Server:
 
     def _open(self) -> _Server:
         family = self.sock.family
-        return _Server(
+        server = _Server(
             self._answer,
             map={},
             _sock=self.sock,
@@ -485,6 +516,8 @@ class Server:
             sockinfo=(family, socket.SOCK_STREAM, 0, self.sock.getsockname()),
             bind_socket=False,
         )
+        server.shed_after_s = self._shed_after_s
+        return server
 
     def queue_depth(self) -> int:
         """Return how many wait: connections to be accepted, and open ones with a request that nobody reads yet.
@@ -497,6 +530,11 @@ class Server:
         info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
         to_be_accepted = int.from_bytes(info[TCP_INFO_UNACKED], sys.byteorder)
         return to_be_accepted + sum(channel.waits() for channel in list(server.active_channels.values()))
+
+    @property
+    def shed(self) -> int:
+        """How many requests were refused because they had waited too long."""
+        return self._server.shed if self._server else 0
 
     def _complete_crew(self) -> None:
         """Start threads until enough are there for what is short; none beyond the number given, or if none is left."""

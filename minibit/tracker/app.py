@@ -35,6 +35,7 @@ FAILURE = "failure"  # instead of a status: BEP 3 answers 200 with a failure rea
 # A handler computes and never waits, so more threads bring no parallelism (1, 2, 4, 8 threads with 16 connections
 # asking for peers: 2,135, 2,056, 2,144, 2,066 requests/s); a few keep one long answer from holding up the short ones.
 DEFAULT_THREADS = 4
+SHED_AFTER_S = 2.0  # who has waited so long is about to give up; answering it would make the next one wait as long
 SPARE_DESCRIPTORS = 64  # beside the connections: the listening socket, the trigger pipe, logs, modules being read
 MAX_CONNECTIONS = 16384
 
@@ -132,7 +133,7 @@ class TrackerApp:
 
     def get_metrics(self) -> Response:
         """Answer GET /metrics: the counters and more, as Prometheus reads them."""
-        text, content_type = exposition(self.service.tally, self.service.registry, self._queue_depth)
+        text, content_type = exposition(self.service.tally, self.service.registry, self._server)
         return Reply.whole(text, content_type).as_flask()
 
     def announce(self) -> Response:
@@ -192,10 +193,6 @@ class TrackerApp:
         return counted
 
     @property
-    def _queue_depth(self) -> Callable[[], int] | None:
-        return self._server.queue_depth if self._server else None
-
-    @property
     def url(self) -> str:
         """The address a client on this machine uses; the port is the real one once the tracker is started."""
         host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self.host, self.host)
@@ -229,6 +226,7 @@ class TrackerApp:
             sock=sock,
             threads=self._threads,
             connection_limit=_connection_limit(),
+            shed_after_s=SHED_AFTER_S,
         )
         self.port = server.port
         server.start()

@@ -6,11 +6,12 @@ Counting costs a microsecond a request; everything else is put together when som
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from minibit.serving import Server
 from minibit.tracker.registry import Registry
 
 if TYPE_CHECKING:
@@ -59,21 +60,21 @@ class Tally:
             }
 
 
-def exposition(tally: Tally, registry: Registry, queue_depth: Callable[[], int] | None) -> tuple[bytes, str]:
+def exposition(tally: Tally, registry: Registry, server: Server | None) -> tuple[bytes, str]:
     """Return the text for Prometheus and its content type."""
     import prometheus_client as prometheus  # noqa: PLC0415  a tracker that nobody watches starts without it
 
     collectors = prometheus.CollectorRegistry(auto_describe=False)
     prometheus.ProcessCollector(registry=collectors)
-    collectors.register(_Collector(tally, registry, queue_depth))
+    collectors.register(_Collector(tally, registry, server))
     return prometheus.generate_latest(collectors), prometheus.CONTENT_TYPE_LATEST
 
 
 class _Collector:
-    def __init__(self, tally: Tally, registry: Registry, queue_depth: Callable[[], int] | None) -> None:
+    def __init__(self, tally: Tally, registry: Registry, server: Server | None) -> None:
         self._tally = tally
         self._registry = registry
-        self._queue_depth = queue_depth
+        self._server = server
 
     def collect(self) -> Iterator["Metric"]:
         """Yield every metric at this moment, under the names that Prometheus asks for."""
@@ -101,9 +102,12 @@ class _Collector:
         yield core.CounterMetricFamily(
             "minibit_tracker_expired_peers", "Peers dropped because nothing was heard of them.", self._registry.expired
         )
-        if self._queue_depth:
+        if self._server:  # waitress's; granian tells nothing of the kind
             yield core.GaugeMetricFamily(
                 "minibit_tracker_queue_depth",
                 "Connections that wait to be accepted, or with a request that nobody reads yet.",
-                value=self._queue_depth(),
+                value=self._server.queue_depth(),
+            )
+            yield core.CounterMetricFamily(
+                "minibit_tracker_shed", "Requests refused because they had waited too long.", self._server.shed
             )

@@ -647,6 +647,35 @@ def test_the_queue_is_what_nobody_attends_to_yet(wait_until):
     assert server.queue_depth() == 0
 
 
+def test_who_waited_too_long_is_refused_and_who_comes_now_is_answered(wait_until):
+    """A queue without end makes everybody wait for answers that nobody wants any more."""
+    app = SlowApp()
+    with served(app, threads=1, shed_after_s=0.2) as server, contextlib.ExitStack() as clients:
+
+        def ask(path):
+            client = clients.enter_context(connect(server.port))
+            client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            return client
+
+        ask("/slow")
+        wait_until(lambda: server._streaming == 1, "the only thread to wait")
+        late = [ask("/fast") for _ in range(3)]
+        time.sleep(0.5)
+        app.go_on.set()
+        for client in late:
+            answer = read_to_end(client)
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert b"Retry-After: " in answer
+        assert server.shed == 3
+        again = ask("/fast")
+        assert again.recv(12) == b"HTTP/1.1 200"
+        time.sleep(0.5)  # an idle connection has not waited
+        again.recv(1000)
+        again.sendall(b"GET /fast HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert again.recv(12) == b"HTTP/1.1 200"
+        assert server.shed == 3
+
+
 def test_a_system_without_threads_left_is_served_by_those_there_are(monkeypatch, caplog):
     """Thousands of peers on one machine: one thread fewer must not end a peer."""
     app = SlowApp()

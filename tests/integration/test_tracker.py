@@ -638,7 +638,7 @@ def test_metrics_count_the_expired_and_the_queue_while_it_serves():
         clock.now_s = 11.0
         found = samples(session.get(f"{url}/metrics").text)
         assert found["minibit_tracker_expired_peers_total",] == 1
-        assert found["minibit_tracker_queue_depth",] == 0
+        assert found["minibit_tracker_queue_depth",] == found["minibit_tracker_shed_total",] == 0
         assert session.get(f"{url}/stats").json()["expired"] == 1
 
 
