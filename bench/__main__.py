@@ -19,6 +19,7 @@ from minibit.errors import MiniBitError
 from minibit.provenance import code_version, describe_machine, folder_name
 
 ROOT = Path(__file__).resolve().parent.parent
+TIMINGS_MAX = 1000
 TIERS = ("quick", "default", "full")
 
 
@@ -31,6 +32,7 @@ def main() -> int:
     code = int(
         pytest.main([*([] if chosen else [str(ROOT / "bench")]), *_pytest_arguments(options.tier, folder), *rest])
     )
+    slim(folder / "benchmark.json")
     try:
         written = draw_curves(folder)
     except MiniBitError as error:
@@ -44,6 +46,20 @@ def main() -> int:
     for path in written:
         print(f"  {path.relative_to(folder)}")
     return code
+
+
+def slim(path: Path, at_most: int = TIMINGS_MAX) -> None:
+    """Take out the single timings of benchmarks that have more than so many: their statistics stay.
+
+    A benchmark of a microsecond has a million of them, and 26 MB a run are more than results are worth.
+    """
+    if not path.exists() or not path.stat().st_size:
+        return  # pytest ended before it measured anything
+    told = msgspec.json.decode(path.read_bytes())
+    for benchmark in told["benchmarks"]:
+        if len(benchmark["stats"].get("data", ())) > at_most:
+            benchmark["stats"]["data"] = []
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(told)) + b"\n")
 
 
 def _parse() -> tuple[argparse.Namespace, list[str]]:

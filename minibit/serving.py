@@ -213,7 +213,8 @@ class SendfileChannel(HTTPChannel):
         if limit_s is None:
             return False
         info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
-        return int.from_bytes(info[TCP_INFO_LAST_DATA_RECV], sys.byteorder) > limit_s * 1000
+        waited_ms = int.from_bytes(info[TCP_INFO_LAST_DATA_RECV], sys.byteorder)
+        return bool(waited_ms > 1000 * limit_s)
 
     def _shed(self) -> None:
         """Refuse without looking at the request, which would take most of the time that answering it takes."""
@@ -344,7 +345,7 @@ class _Server(TcpWSGIServer):
 
     @property
     def _is_full(self) -> bool:
-        return len(self._map) >= self.adj.connection_limit
+        return bool(len(self._map) >= self.adj.connection_limit)
 
     def leave(self) -> None:
         """Let every thread leave once it has answered what it is serving; from any thread."""
@@ -529,12 +530,12 @@ class Server:
             return 0
         info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
         to_be_accepted = int.from_bytes(info[TCP_INFO_UNACKED], sys.byteorder)
-        return to_be_accepted + sum(channel.waits() for channel in list(server.active_channels.values()))
+        return to_be_accepted + sum(1 for channel in list(server.active_channels.values()) if channel.waits())
 
     @property
     def shed(self) -> int:
         """How many requests were refused because they had waited too long."""
-        return self._server.shed if self._server else 0
+        return int(self._server.shed) if self._server else 0
 
     def _complete_crew(self) -> None:
         """Start threads until enough are there for what is short; none beyond the number given, or if none is left."""
