@@ -406,6 +406,7 @@ def test_stats_counts_peers_and_requests_by_route_and_status(tracker):
         "peers": 2,
         "seeds": 1,
         "swarms": 2,
+        "expired": 0,
         "requests": {"/register": {"200": 2, "400": 1}, "/peers": {"200": 1}, "other": {"404": 2}},
     }
 
