@@ -195,8 +195,13 @@ class TrackerApp:
     @property
     def url(self) -> str:
         """The address a client on this machine uses; the port is the real one once the tracker is started."""
-        host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self.host, self.host)
+        host = self.local_host
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @property
+    def local_host(self) -> str:
+        """Where a client on this machine finds it."""
+        return {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self.host, self.host)
 
     def run(self, host: str = "0.0.0.0") -> None:
         """Serve until ``stop()`` is called from another thread, or Ctrl-C.

@@ -58,10 +58,9 @@ def serve_under_granian(
 
 def _wait_and_call(tracker: TrackerApp, when_ready: Callable[[int], None]) -> None:
     deadline_s = time.monotonic() + ANSWERS_WITHIN_S
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(tracker.host, tracker.host)
     while time.monotonic() < deadline_s:
         try:
-            socket.create_connection((host, tracker.port), timeout=1.0).close()
+            socket.create_connection((tracker.local_host, tracker.port), timeout=1.0).close()
         except OSError:
             time.sleep(LOOK_EVERY_S)
         else:

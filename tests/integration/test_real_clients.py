@@ -91,7 +91,7 @@ def test_aria2(shared, tracker, processes, tmp_path, wait_until):
         processes.append(subprocess.Popen([aria2c, *options, "-d", str(directory), str(torrent)]))
         wait_until(lambda: tracker.registry.totals().peers > number, "the announce")  # noqa: B023
     copies = [tmp_path / f"aria2-{number}" / source.name for number in (1, 2)]
-    wait_until(lambda: all(is_whole(copy, source) for copy in copies), "the swarm", timeout_s=DEADLINE_S)
+    assert wait_until(lambda: all(is_whole(copy, source) for copy in copies), "the swarm", timeout_s=DEADLINE_S)
 
 
 def is_whole(copy, source):
@@ -135,4 +135,4 @@ def test_transmission(make_file, machines, processes, tmp_path, wait_until):
         processes.append(subprocess.Popen([*within, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         wait_until(lambda: known() > number, "the announce", timeout_s=DEADLINE_S)  # noqa: B023
     copies = [tmp_path / f"transmission-{number}" / source.name for number in (1, 2)]
-    wait_until(lambda: all(is_whole(copy, source) for copy in copies), "the swarm", timeout_s=DEADLINE_S)
+    assert wait_until(lambda: all(is_whole(copy, source) for copy in copies), "the swarm", timeout_s=DEADLINE_S)

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -527,10 +528,10 @@ def test_ipv6_addresses_make_a_proper_url():
 
 
 @contextmanager
-def tracker_process(*arguments, env=None, **popen_options):
+def tracker_process(*arguments, env=None, command=("-m", "minibit.tracker"), **popen_options):
     """Start ``python -m minibit.tracker``; yield the process and the port it reported."""
     ready_read, ready_write = os.pipe()
-    command = [sys.executable, "-m", "minibit.tracker", "--ready-fd", str(ready_write), *arguments]
+    command = [sys.executable, *command, "--ready-fd", str(ready_write), *arguments]
     pass_fds = (ready_write, *popen_options.pop("pass_fds", ()))
     environment = {**os.environ, **(env or {})}
     process = subprocess.Popen(
@@ -669,6 +670,19 @@ def test_a_peer_ttl_on_the_command_line_has_its_effect():
         connection = http.client.HTTPConnection("127.0.0.1", int(report), timeout=DEADLINE_S)
         connection.request("POST", "/register", b'{"peer_id": "a", "listen_port": 1}')
         assert json.loads(connection.getresponse().read())["interval_s"] == 2.0
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    "command", [["-m", "minibit.tracker"], ["-c", "from minibit.cli import main; main()", "tracker"]]
+)
+def test_the_announce_interval_on_either_command_line_has_its_effect(command):
+    """Give or take a tenth."""
+    with tracker_process("--port", "0", "--announce-interval", "60", command=command) as (_, report):
+        connection = http.client.HTTPConnection("127.0.0.1", int(report), timeout=DEADLINE_S)
+        connection.request("GET", f"/announce?info_hash={'a' * 20}&peer_id={'b' * 20}&port=1&left=1")
+        interval = re.search(rb"8:intervali(\d+)e", connection.getresponse().read())
+        assert 54 <= int(interval[1]) <= 66
         connection.close()
 
 
