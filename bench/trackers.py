@@ -27,6 +27,8 @@ from rich.table import Table
 
 from bench.rivals.clients import MissingError
 from bench.rivals.trackers import INFO_HASH, filled, trackers
+from minibit.cli import COUNTS, run
+from minibit.errors import UsageError
 
 FIRST_PORT = 6970
 WARM_UP_S = 1
@@ -57,7 +59,10 @@ class Rate:
 
 def measure(url: str, *, seconds: int, connections: int, close: bool) -> Rate:
     """Let wrk announce for so long, after a second that does not count. Raise RuntimeError if nobody is handed out."""
-    body = requests.get(f"{url}/announce?{ONE}", timeout=10).content
+    try:
+        body = requests.get(f"{url}/announce?{ONE}", timeout=10).content
+    except requests.RequestException as error:
+        raise UsageError(f"nothing answers at {url}") from error
     if b"5:peers" not in body:
         raise RuntimeError(f"{url} hands out no peers: {body[:200]!r}")
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
@@ -126,7 +131,9 @@ def table(rates: dict[str, list[Rate]], missing: dict[str, str], *, close: bool)
 @click.command(help=__doc__)
 @click.option("--trackers", "names", default="", help="Names, separated by commas.  [default: all]")
 @click.option("--url", help="Measure a tracker that runs already, and nothing else.")
-@click.option("--registered", help="Measure MiniBit's with so many peers registered: 10,1000,…; and nothing else.")
+@click.option(
+    "--registered", type=COUNTS, help="Measure MiniBit's with so many peers registered: 10,1000,…; and nothing else."
+)
 @click.option("--seconds", type=click.IntRange(1), default=4, show_default=True)
 @click.option("--connections", type=click.IntRange(1), default=16, show_default=True)
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
@@ -136,7 +143,7 @@ def table(rates: dict[str, list[Rate]], missing: dict[str, str], *, close: bool)
 def main(  # noqa: PLR0917  click passes them by name
     names: str,
     url: str | None,
-    registered: str | None,
+    registered: list[int] | None,
     seconds: int,
     connections: int,
     repeats: int,
@@ -153,7 +160,7 @@ def main(  # noqa: PLR0917  click passes them by name
         Console(highlight=False, width=110).print(table(rates, {}, close=close))
         return
     if registered:
-        _print_growth([int(count) for count in registered.split(",")], repeats, options)
+        _print_growth(registered, repeats, options)
         return
     known = trackers(node_folder)
     wanted = [name.strip() for name in names.split(",")] if names else list(known)
@@ -188,4 +195,4 @@ def _print_growth(counts: list[int], repeats: int, options: dict[str, Any]) -> N
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "bench.trackers")

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.rivals.clients import MIB, RUNNERS, MissingError, Outcome, Work
-from minibit.cli import BLOCK_SIZE, RATE, SIZE
+from minibit.cli import BLOCK_SIZE, RATE, SIZE, run
 from minibit.units import format_duration
 
 DEFAULT_CLIENTS = ("minibit", "libtorrent", "libtorrent fast", "aria2", "limit")
@@ -109,4 +109,4 @@ def main(clients: str, repeats: int, json_path: Path | None, **work_options: Any
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "bench.versus")

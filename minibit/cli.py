@@ -156,7 +156,7 @@ def _exit_code(record: "Record") -> int:
 
 
 class _Counts(click.ParamType[list[int]]):
-    """A list of peer counts: 1,2,4,8."""
+    """A list of counts: 1,2,4,8."""
 
     name = "n,n,…"
 
@@ -169,13 +169,16 @@ class _Counts(click.ParamType[list[int]]):
         except ValueError:
             self.fail(f"{value!r} is not a list of numbers like 1,2,4,8", param, ctx)
         if counts[0] < 1:
-            self.fail("a swarm needs at least one leecher", param, ctx)
+            self.fail(f"each number must be at least 1, not {counts[0]}", param, ctx)
         return counts
+
+
+COUNTS = _Counts()
 
 
 @cli.command()
 @click.argument("scenario", required=False, type=FILE)
-@click.option("--peers", type=_Counts(), default="1,2,4,8,16", show_default=True, help="Numbers of leechers.")
+@click.option("--peers", type=COUNTS, default="1,2,4,8,16", show_default=True, help="Numbers of leechers.")
 @click.option("--repeats", type=click.IntRange(1, 1000), default=3, show_default=True, help="Swarms of each size.")
 @_swarm_options
 @click.option(
@@ -338,16 +341,21 @@ def _show(error: click.ClickException) -> None:
 
 def main() -> None:
     """Run the command line; exit with its code."""
+    run(cli, "minibit")
+
+
+def run(command: click.Command, name: str) -> None:
+    """Run a command; every mistake of the user becomes one line and its exit code."""
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _interrupt)  # ends like Ctrl-C: every child is reaped
     try:
-        cli(prog_name="minibit", standalone_mode=False)
+        command(prog_name=name, standalone_mode=False)
     except click.ClickException as error:
         _show(error)
         sys.exit(error.exit_code)
     except MiniBitError as error:
-        click.echo(f"minibit: {error}", err=True)
+        click.echo(f"{name}: {error}", err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("minibit: interrupted", err=True)
+        click.echo(f"{name}: interrupted", err=True)
         sys.exit(EXIT_INTERRUPTED)
