@@ -374,23 +374,27 @@ def encode(record: Record) -> bytes:
 
 
 def write(record: Record, path: str | Path) -> None:
-    """Write the record atomically: a reader sees the old file or the whole new one, also after a crash.
+    """Write the record; see ``write_whole``."""
+    write_whole(Path(path), encode(record), "record")
 
-    Makes the folder if it is missing. Raise StorageError in one line if the disk refuses.
+
+def write_whole(path: Path, data: bytes, what: str) -> None:
+    """Write a file atomically: a reader sees the old one or the whole new one, also after a crash.
+
+    Makes the folder if it is missing. Raise StorageError in one line that says ``what`` if the disk refuses.
     """
-    path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
-            file.write(encode(record))
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):  # the disk that refused the record may refuse this too
+        with contextlib.suppress(OSError):  # the disk that refused the file may refuse this too
             partial.unlink(missing_ok=True)
-        raise StorageError(f"cannot write record {path}: {error.strerror}") from error
+        raise StorageError(f"cannot write {what} {path}: {error.strerror}") from error
 
 
 def read(path: str | Path) -> Record:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.rivals.clients import MissingError
+from minibit.load.embedded import Embedded
 
 INFO_HASH = "0102030405060708091011121314151617181920"
 UP_WITHIN_S = 15.0
@@ -64,15 +65,9 @@ def filled(port: int, *, server: str, peers: int) -> Iterator[tuple[str, int]]:
     """Run MiniBit's tracker with so many peers registered in the swarm; give its address and the bytes of each peer."""
     if server == "granian":
         _require("granian", "pip install granian")
-    command = [sys.executable, "-m", "bench.rivals.filled_tracker", str(port), server, str(peers), INFO_HASH]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        bytes_per_peer = int(process.stdout.readline() if process.stdout else 0)
-        _wait_until_up(port, process)
-        yield f"http://127.0.0.1:{port}", bytes_per_peer
-    finally:
-        process.terminate()
-        process.communicate()
+    options = ["--port", str(port), "--server", server, "--registered", str(peers), "--info-hash", INFO_HASH]
+    with Embedded("tracker", *options) as tracker:
+        yield tracker.url, int(tracker.output.readline())
 
 
 @contextmanager

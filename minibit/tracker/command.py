@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from minibit.errors import UsageError
@@ -26,6 +26,7 @@ def serve(
     *,
     stop_fd: int | None = None,
     server: str = "waitress",
+    prepare: Callable[[TrackerApp], None] = lambda _tracker: None,
     **options: Any,
 ) -> int:
     """Serve a tracker until SIGTERM or SIGINT; requests under way are answered. Return the exit code, 0.
@@ -33,10 +34,11 @@ def serve(
     Call it from the main thread of a process that is a tracker and nothing else. ``host`` and ``port`` left out come
     from the environment; ``options`` are TrackerApp's keyword arguments. ``ready_fd``: a descriptor that gets the real
     port and a newline and is closed then. ``stop_fd``: the tracker also stops when this descriptor is at its end, so
-    it does not outlive a parent that holds the other end of a pipe. ``server`` is one of ``SERVERS``. Raise UsageError
-    if the port cannot be had.
+    it does not outlive a parent that holds the other end of a pipe. ``server`` is one of ``SERVERS``. ``prepare`` is
+    called with the tracker before it serves. Raise UsageError if the port cannot be had.
     """
     tracker = TrackerApp(host, port, **options)
+    prepare(tracker)
     if server == "granian":
         _stop_at_end_of(stop_fd)
         lives_read, lives_write = os.pipe()  # held open by this process alone: the worker sees its end

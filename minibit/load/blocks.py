@@ -1,0 +1,145 @@
+"""Block requests on one peer: leechers that never own anything, some of them choked, some not."""
+
+import random
+import socket
+from dataclasses import dataclass
+
+import msgspec
+
+from minibit.load.dialects import MALFORMED, Request
+from minibit.load.source import Job, Problem
+from minibit.metainfo import Metainfo
+from minibit.units import format_size
+from minibit.wire import (
+    HAVE_BLOCKS_INFO,
+    JSON,
+    RAW,
+    REQUEST_BLOCK,
+    BlockAnswer,
+    BlockRequest,
+    HaveBlocksInfo,
+    decoder,
+    encode,
+)
+
+WRONG_BLOCK = "the block is not what its hash says"
+_HEADERS = {"raw": {"Content-Type": JSON, "Accept": RAW}, "JSON": {"Content-Type": JSON, "Accept": JSON}}
+_decode_block = decoder(BlockAnswer).decode
+
+
+@dataclass(slots=True, eq=False)
+class _Leecher:
+    sender_id: str
+    port: int
+    introduced: bool = False
+    unchoked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    leecher: _Leecher
+    index: int | None  # None: an introduction
+    form: str = "raw"
+
+
+class BlockSource:
+    """``leechers`` that ask for blocks chosen at random; every block is checked against its hash.
+
+    A share ``choked_share`` of the requests comes from leechers that the peer chokes, if there are any: their refusals
+    (403) are what the protocol asks for and are counted apart. A share ``json_share`` asks for JSON instead of raw
+    bytes. Not thread-safe. Keeps a port for each leecher, at which nobody listens.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        metainfo: Metainfo,
+        *,
+        leechers: int = 8,
+        part: int = 0,
+        json_share: float = 0.0,
+        choked_share: float = 0.0,
+    ) -> None:
+        self._rng = random.Random(f"{seed} {part}")
+        self._metainfo = metainfo
+        self._json_share = json_share
+        self._choked_share = choked_share
+        self._ports = [_reserve() for _ in range(leechers)]
+        self._leechers = [
+            _Leecher(f"load-{part}-{number}", sock.getsockname()[1]) for number, sock in enumerate(self._ports)
+        ]
+        self._size = format_size(metainfo.block_size_bytes)
+        self._nothing = [False] * metainfo.num_blocks
+
+    def next(self, now_s: float) -> Job:  # noqa: ARG002  nothing here depends on the time
+        """Return an introduction, or a request for a block."""
+        new = next((leecher for leecher in self._leechers if not leecher.introduced), None)
+        if new:
+            new.introduced = True
+            body = encode(HaveBlocksInfo(self._nothing, new.sender_id, new.port))
+            return Job(Request(HAVE_BLOCKS_INFO, "POST", HAVE_BLOCKS_INFO, body, _HEADERS["JSON"]), _Asked(new, None))
+        leecher = self._who_asks()
+        index = self._rng.randrange(self._metainfo.num_blocks)
+        form = "JSON" if self._rng.random() < self._json_share else "raw"
+        body = encode(BlockRequest(index, leecher.sender_id))
+        request = Request(self._name(form), "POST", REQUEST_BLOCK, body, _HEADERS[form])
+        return Job(request, _Asked(leecher, index, form))
+
+    def leave(self, now_s: float) -> Job | None:  # noqa: ARG002  as above
+        """Return None: a peer forgets leechers by itself."""
+        return None
+
+    def judge(self, job: Job, status: int, body: bytes) -> tuple[str, Problem | None]:
+        """Check the block; learn from a refusal who is choked."""
+        asked: _Asked = job.context
+        name = job.request.name
+        if asked.index is None:
+            if status != 200:
+                asked.leecher.introduced = False
+                return name, _status(status, body)
+            return name, None
+        if status == 403:
+            asked.leecher.unchoked = False
+            if b"unknown sender" not in body:
+                return f"{REQUEST_BLOCK} while choked", None
+            asked.leecher.introduced = False
+        if status != 200:
+            return name, _status(status, body)
+        asked.leecher.unchoked = True
+        return name, self._problem(asked, body)
+
+    def lose(self, job: Job) -> None:
+        """Nothing: an unanswered request changes nothing here."""
+
+    def remarks(self) -> list[str]:
+        """Return nothing."""
+        return []
+
+    def _problem(self, asked: _Asked, body: bytes) -> Problem | None:
+        if asked.form == "JSON":
+            try:
+                body = _decode_block(body).block_data
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                return Problem(MALFORMED, str(error))
+        if not self._metainfo.verify(asked.index or 0, body):
+            return Problem(WRONG_BLOCK, f"block {asked.index}, {len(body)} bytes")
+        return None
+
+    def _who_asks(self) -> _Leecher:
+        choked = [leecher for leecher in self._leechers if not leecher.unchoked]
+        unchoked = [leecher for leecher in self._leechers if leecher.unchoked]
+        wanted = choked if self._rng.random() < self._choked_share else unchoked
+        return self._rng.choice(wanted or choked or unchoked)
+
+    def _name(self, form: str) -> str:
+        return f"{REQUEST_BLOCK} {form} {self._size}"
+
+
+def _status(status: int, body: bytes) -> Problem:
+    return Problem(f"status {status}", body[:200].decode(errors="replace"))
+
+
+def _reserve() -> socket.socket:
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    return sock
