@@ -96,6 +96,7 @@ class LoadTest:
 
     ``served(options)``: what to embed when no host is given. ``describe(options)``: title, protocol, and the options
     worth keeping. ``make_source(options, seed, part, parts)``: what this process sends, one of so many parts.
+    ``check(options, host)``: what is wrong with them.
     """
 
     source: Any
@@ -105,15 +106,18 @@ class LoadTest:
         served: Callable[[Any], list[str]],
         describe: Callable[[Any], tuple[str, str, dict[str, Any]]],
         make_source: Callable[[Any, int, int, int], Source],
+        check: Callable[[Any, str | None], str | None] = lambda _options, _host: None,
     ) -> None:
         self._served = served
         self._describe = describe
         self._make_source = make_source
+        self._check = check
+        self.embedded_output = ""  # the line that the embedded target has printed
         self.measurement = Measurement(0.0)
         self.schedule: Schedule | None = None
         self.crowd: Crowd | None = None
         self._begins_s = 0.0
-        self._plan: dict[str, int] = {}
+        self._plan: dict[str, Any] = {}
         self._reports: list[Seen] = []
         self._expected = 0
         self._all_there = Event()
@@ -157,12 +161,15 @@ class LoadTest:
         options = environment.parsed_options
         if options.run_time and options.run_time <= options.warm_up + STOPPING_S:
             _refuse(f"-t {options.run_time}s leaves nothing after a --warm-up of {options.warm_up:g} s")
+        if wrong := self._check(options, environment.host):
+            _refuse(wrong)
         if not environment.host:
             try:
                 self._embedded = Embedded(*self._served(environment.parsed_options))
             except MiniBitError as error:
                 _refuse(str(error))
             environment.host = self._embedded.url
+            self.embedded_output = self._embedded.output.readline().strip()
             # Not ``quitting``: it is fired before the users have stopped, and their last requests would fail.
             environment.events.quit.add_listener(lambda **_: self._stop_embedded())
         environment.events.quitting.add_listener(self._on_quitting)
@@ -173,6 +180,7 @@ class LoadTest:
         if not isinstance(runner, WorkerRunner):
             seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 31)
             self._plan = {"seed": seed, "part": 0, "parts": 1, "run_time_s": options.run_time or 0}
+            self._plan["output"] = self.embedded_output
             self._reports, self._expected, self._concluded = [], 1, False
             self._all_there.clear()
             self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -186,6 +194,7 @@ class LoadTest:
 
     def _begin_here(self, options: Any) -> None:
         plan = self._plan
+        self.embedded_output = plan["output"]
         self._begins_s = now_s()
         self.crowd = crowd_of(options)
         self.schedule = None
@@ -209,6 +218,7 @@ class LoadTest:
         self.measurement.end(now_s())
         self._count_missed()
         seen = self.measurement.seen(notes=self.source.remarks())
+        self.source.close()
         if isinstance(runner, WorkerRunner):
             runner.send_message(REPORT, plain(seen))
             return

@@ -1,8 +1,11 @@
-"""Block requests on one peer: leechers that never own anything, some of them choked, some not."""
+"""Block requests on one peer: leechers that fetch every block from it, some of them choked, some not.
+
+Who has fetched every block says that it has none, and begins again: a peer serves nobody who has them all.
+"""
 
 import random
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -33,6 +36,8 @@ class _Leecher:
     port: int
     introduced: bool = False
     unchoked: bool = False
+    out: int = 0  # requests that are not answered yet
+    lacks: list[int] = field(default_factory=list)  # what it has not asked for yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,7 @@ class _Asked:
 
 
 class BlockSource:
-    """``leechers`` that ask for blocks chosen at random; every block is checked against its hash.
+    """``leechers`` that ask for the blocks they lack, in random order; every block is checked against its hash.
 
     A share ``choked_share`` of the requests comes from leechers that the peer chokes, if there are any: their refusals
     (403) are what the protocol asks for and are counted apart. A share ``json_share`` asks for JSON instead of raw
@@ -73,13 +78,15 @@ class BlockSource:
 
     def next(self, now_s: float) -> Job:  # noqa: ARG002  nothing here depends on the time
         """Return an introduction, or a request for a block."""
-        new = next((leecher for leecher in self._leechers if not leecher.introduced), None)
+        new = next((leecher for leecher in self._leechers if not leecher.introduced or not leecher.lacks), None)
         if new:
             new.introduced = True
+            new.lacks = self._rng.sample(range(self._metainfo.num_blocks), self._metainfo.num_blocks)
             body = encode(HaveBlocksInfo(self._nothing, new.sender_id, new.port))
             return Job(Request(HAVE_BLOCKS_INFO, "POST", HAVE_BLOCKS_INFO, body, _HEADERS["JSON"]), _Asked(new, None))
         leecher = self._who_asks()
-        index = self._rng.randrange(self._metainfo.num_blocks)
+        leecher.out += 1
+        index = leecher.lacks.pop()
         form = "JSON" if self._rng.random() < self._json_share else "raw"
         body = encode(BlockRequest(index, leecher.sender_id))
         request = Request(self._name(form), "POST", REQUEST_BLOCK, body, _HEADERS[form])
@@ -98,6 +105,9 @@ class BlockSource:
                 asked.leecher.introduced = False
                 return name, _status(status, body)
             return name, None
+        asked.leecher.out -= 1
+        if status != 200:
+            asked.leecher.lacks.append(asked.index)
         if status == 403:
             asked.leecher.unchoked = False
             if b"unknown sender" not in body:
@@ -109,11 +119,22 @@ class BlockSource:
         return name, self._problem(asked, body)
 
     def lose(self, job: Job) -> None:
-        """Nothing: an unanswered request changes nothing here."""
+        """Ask for it again."""
+        asked: _Asked = job.context
+        if asked.index is None:
+            asked.leecher.introduced = False
+        else:
+            asked.leecher.out -= 1
+            asked.leecher.lacks.append(asked.index)
 
     def remarks(self) -> list[str]:
         """Return nothing."""
         return []
+
+    def close(self) -> None:
+        """Give the ports back."""
+        for sock in self._ports:
+            sock.close()
 
     def _problem(self, asked: _Asked, body: bytes) -> Problem | None:
         if asked.form == "JSON":
@@ -129,7 +150,9 @@ class BlockSource:
         choked = [leecher for leecher in self._leechers if not leecher.unchoked]
         unchoked = [leecher for leecher in self._leechers if leecher.unchoked]
         wanted = choked if self._rng.random() < self._choked_share else unchoked
-        return self._rng.choice(wanted or choked or unchoked)
+        able = wanted or choked or unchoked
+        fewest = min(leecher.out for leecher in able)  # as real ones do: one block after the other
+        return self._rng.choice([leecher for leecher in able if leecher.out == fewest])
 
     def _name(self, form: str) -> str:
         return f"{REQUEST_BLOCK} {form} {self._size}"

@@ -151,7 +151,7 @@ class Generator:
         measured.end(ends_s)
         while schedule is not None and (intended_s := begins_s + schedule.take()) < ends_s:
             measured.missed(intended_s)
-        self._wait_for_answers(min(AFTERWARDS_S, self._timeout_s))
+        self._wait_for_answers(min(AFTERWARDS_S, self._timeout_s + 2 * LOOK_EVERY_S))
         return measured
 
     def tidy_up(self) -> None:
@@ -333,6 +333,7 @@ def run_plan(plan: Plan) -> Seen:
     if plan.tidy_up:
         generator.tidy_up()
     generator.shut()
+    source.close()
     return measured.seen(notes=source.remarks())
 
 

@@ -6,6 +6,7 @@ made-up content. Either writes its port to ``--ready-fd`` and leaves at the end 
 
 import argparse
 import ipaddress
+import logging
 import os
 import random
 import signal
@@ -84,12 +85,13 @@ def serve_peer(options: argparse.Namespace) -> int:
             choker=options.choker,
             max_neighbours=options.max_neighbours,
         )
+        logging.getLogger("minibit.peers").setLevel(logging.ERROR)  # it has no tracker, and says so again and again
         stopped = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _signal, _frame: stopped.set())
         if options.stop_fd is not None:
             threading.Thread(target=_set_at_end_of, args=(options.stop_fd, stopped), daemon=True).start()
-        peer.start_listening_for_peers()
+        peer.join()
         if options.ready_fd is not None:
             os.write(options.ready_fd, f"{peer.listen_port}\n".encode())
             os.close(options.ready_fd)

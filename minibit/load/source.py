@@ -46,6 +46,9 @@ class Source(Protocol):
     def remarks(self) -> list[str]:
         """Return what must be known beside the figures."""
 
+    def close(self) -> None:
+        """Let go of what it holds."""
+
 
 class TrackerSource:
     """A population that speaks to its tracker."""
@@ -87,6 +90,9 @@ class TrackerSource:
         """Say what keeps answers from being checked in full."""
         late = self.population.overdue
         return [f"{late:,} announces came later than the tracker asks: missing peers are not noticed"] if late else []
+
+    def close(self) -> None:
+        """Nothing is held."""
 
     def _job(self, action: Action) -> Job:
         return Job(self._dialect.request(action), action)
