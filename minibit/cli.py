@@ -16,7 +16,7 @@ import click
 
 from minibit import __version__
 from minibit.errors import MiniBitError, UsageError
-from minibit.units import parse_rate, parse_size
+from minibit.units import parse_duration, parse_rate, parse_share, parse_size
 
 if TYPE_CHECKING:
     from minibit.record import Record
@@ -202,6 +202,57 @@ def sweep(scenario: Path | None, peers: list[int], repeats: int, output: Path, *
     sys.exit(max((_exit_code(record) for record in result.records), default=0))
 
 
+DURATION = _Parsed("duration", parse_duration)
+SHARE = _Parsed("share", parse_share)
+
+
+@cli.command()
+@click.argument("what", type=click.Choice(["tracker", "peer"]), default="tracker")
+@click.option("--host", "url", metavar="URL", help="One that runs already.  [default: one of its own]")
+@click.option("--pid", type=int, help="Its process, if it runs here: its use of the machine is watched.")
+@click.option("--torrent", default="", metavar="FILE", help="Of the file that the peer at --host has.")
+@click.option("--protocol", type=click.Choice(["rest", "bep3"]), default="rest", show_default=True)
+@click.option("--server", type=click.Choice(["waitress", "granian"]), default="waitress", show_default=True)
+@click.option("--p50", type=DURATION, help="Limit p50 instead of p99.")
+@click.option("--p99", type=DURATION, default="50ms", show_default=True, help="A rate is borne if p99 is no longer,")
+@click.option("--errors", type=SHARE, default="0.1%", show_default=True, help="and errors are no more than this.")
+@click.option("--seconds", type=POSITIVE, default=5.0, show_default=True, help="Length of one trial.")
+@click.option("--warm-up", "warm_up_s", type=click.FloatRange(0), default=1.0, show_default=True)
+@click.option("--repeats", type=click.IntRange(1, 99), default=3, show_default=True, help="Trials of a rate, at most.")
+@click.option("--connections", type=click.IntRange(1, 10_000), help="[default: 64; to a peer 4]")
+@click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="That make the load.")
+@click.option("--arrivals", type=click.Choice(["constant", "poisson"]), default="constant", show_default=True)
+@click.option("--driver", type=click.Choice(["minibit", "locust"]), default="minibit", show_default=True)
+@click.option("--registered", type=COUNTS, help="With so many peers in the tracker: 10,1000,100000.")
+@click.option("--threads", type=COUNTS, help="With so many threads in the tracker: 1,2,4,8.")
+@click.option("--allow", multiple=True, help="Do not count this fault (see the locustfile), like caller.")
+@click.option("--block-size", default="256KiB", show_default=True, help="Of the embedded peer's file.")
+@click.option("--size", default="16MiB", show_default=True, help="Of the embedded peer's file.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of every random choice.")
+@click.option("-o", "--output", type=FOLDER, default=Path("saturation"), show_default=True, help="Record and plot.")
+def saturate(
+    what: str, *, p50: float | None, p99: float, errors: float, repeats: int, output: Path, **options: Any
+) -> None:
+    """Find the highest arrival rate that a tracker or a peer bears, and the curve of latency against rate.
+
+    Requests arrive on a fixed schedule, whatever the target does (an open loop); latency counts from the moment at
+    which a request was to begin. Each rate is decided by a majority of trials. Every answer is checked.
+
+    \b
+    Examples:
+      minibit saturate
+      minibit saturate --protocol bep3 --server granian --p99 20ms
+      minibit saturate --host http://127.0.0.1:6969 --protocol bep3 --allow caller
+      minibit saturate --registered 10,1000,100000 --seconds 3
+      minibit saturate peer --block-size 1MiB
+    """
+    from minibit.analysis import load_screen  # noqa: PLC0415
+    from minibit.load.saturation import Limits  # noqa: PLC0415
+
+    limits = Limits(percentile="p50" if p50 else "p99", latency_s=p50 or p99, error_share=errors)
+    load_screen.run_saturate(what, limits, repeats=repeats, output=output, **options)
+
+
 @cli.command()
 @click.option("--host", help="Listen here; 0.0.0.0 for every interface.  [default: TRACKER_HOST or 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="0 for any free one.  [default: TRACKER_PORT or 9000]")
@@ -243,6 +294,7 @@ def sweep(scenario: Path | None, peers: list[int], repeats: int, output: Path, *
     show_default=True,
     help="What speaks HTTP; granian (an extra) answers several times as many.",
 )
+@click.option("--access-log", metavar="FILE", help="A line of JSON for each request; - for stdout.  [default: none]")
 @click.option("--ready-fd", type=click.IntRange(0), help="Write the port to this descriptor once it answers.")
 def tracker(**options: Any) -> None:
     """Run a tracker until SIGTERM or Ctrl-C. One tracker serves any number of swarms.

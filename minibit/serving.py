@@ -154,10 +154,11 @@ class SendfileChannel(HTTPChannel):
 
     def waits(self) -> bool:
         """Whether something came that nobody attends to yet."""
-        if self._attended.locked():
+        sock = self.socket  # which a thread that closes it sets to None
+        if sock is None or self._attended.locked():
             return False
         try:
-            waiting = fcntl.ioctl(self.socket.fileno(), termios.FIONREAD, bytes(4))
+            waiting = fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4))
         except (OSError, ValueError):  # closed meanwhile
             return False
         return any(waiting)

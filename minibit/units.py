@@ -15,6 +15,8 @@ _NUMBER = r"(?P<number>[0-9]+(?:\.[0-9]+)?)"
 _UNIT = r"(?:(?P<upper>(?:[kKmMgGtT][iI]?)?)B|(?P<lower>(?:[kmgt]i?)?)b)?"
 _SIZE = re.compile(rf"{_NUMBER}\s*{_UNIT}")
 _RATE = re.compile(rf"{_NUMBER}\s*{_UNIT}(?:/s)?")
+_DURATION = re.compile(rf"{_NUMBER}\s*(?P<unit>us|µs|ms|s)")
+_SHARE = re.compile(rf"{_NUMBER}\s*%")
 UNLIMITED = "unlimited"
 
 
@@ -43,6 +45,22 @@ def parse_rate(text: str | float) -> float | None:
             f'{_shown(text)} is not a rate; expected bytes per second such as 2MB/s, 512KiB/s or "unlimited"'
         )
     return float(number)
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of ``20ms``, ``500us``, ``1.5s``. Raise UsageError for anything else and for zero."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None or not float(match["number"]):
+        raise UsageError(f"{_shown(text)} is not a duration; expected 20ms, 500us or 1.5s")
+    return float(match["number"]) * {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}[match["unit"]]
+
+
+def parse_share(text: str) -> float:
+    """Return ``0.1%`` as 0.001, from 0 to 100 %. Raise UsageError for anything else."""
+    match = _SHARE.fullmatch(text.strip())
+    if match is None or float(match["number"]) > 100:
+        raise UsageError(f"{_shown(text)} is not a share; expected 0.1%")
+    return float(match["number"]) / 100
 
 
 def format_size(size_bytes: float) -> str:

@@ -5,8 +5,10 @@ than most answers here do.
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -69,6 +71,36 @@ def in_front_of(application: WSGIApplication, handlers: Mapping[tuple[str, str],
             log.exception("while answering %s %s", environ["REQUEST_METHOD"], environ["PATH_INFO"])
             reply = Reply.of(wire.ErrorAnswer("this is a fault of the server, see its log"), 500)
         return application(environ, start_response) if reply is None else reply.send(start_response)
+
+    return answer
+
+
+def access_logged(application: WSGIApplication, log_line: Callable[[str], None]) -> WSGIApplication:
+    """Return the application with a line of JSON for each request, written when its answer begins.
+
+    ``{"time", "ip", "method", "path", "query", "status", "bytes", "ms"}``: UTC, bytes of the body if they are known,
+    milliseconds until the answer began.
+    """
+
+    def answer(environ: dict[str, Any], start_response: Any) -> Iterable[Any]:
+        begun_s = time.perf_counter()
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            length = next((value for name, value in headers if name.lower() == "content-length"), None)
+            line = {
+                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "ip": environ.get("REMOTE_ADDR"),
+                "method": environ["REQUEST_METHOD"],
+                "path": environ["PATH_INFO"],
+                "query": environ.get("QUERY_STRING", ""),
+                "status": int(status[:3]),
+                "bytes": int(length) if length else None,
+                "ms": round((time.perf_counter() - begun_s) * 1e3, 3),
+            }
+            log_line(wire.encode(line).decode())
+            return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
+
+        return application(environ, start)
 
     return answer
 

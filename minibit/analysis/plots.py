@@ -3,12 +3,12 @@
 matplotlib is an extra (``minibit[report]``) and is imported when a picture is drawn, not before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minibit.analysis.stats import Spread, spread
+from minibit.analysis.stats import Spread, median, spread
 from minibit.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
@@ -51,7 +51,59 @@ def completion_curve(
     whole_blocks = [(point.leechers, point.store_and_forward_bound_s) for point in drawn]
     _draw_bound(axes, fluid, label="fluid bound", color=VERMILION, linestyle=(0, (5, 2)))
     _draw_bound(axes, whole_blocks, label="store-and-forward bound", color=GREEN, linestyle=(0, (1, 1.5)))
-    _dress(axes, drawn, title, subtitle)
+    _scale(axes, drawn)
+    _dress(axes, title, subtitle)
+    return _save(figure, Path(path_stem))
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPoint:
+    """One open-loop test: its rate, its percentiles in seconds by name, whether it kept the limits."""
+
+    rate_per_s: float
+    percentiles_s: Mapping[str, float]
+    held: bool
+
+
+def latency_curve(
+    points: Sequence[LoadPoint],
+    path_stem: str | Path,
+    *,
+    title: str,
+    subtitle: str = "",
+    limit_s: float,
+    limit_name: str,
+    borne_per_s: float | None = None,
+) -> list[Path]:
+    """Draw latency (log scale) against arrival rate, with the limit and the saturation; return the two files written.
+
+    Of several tests at one rate the line goes through the median. Raise UsageError if there is nothing to draw or
+    matplotlib is missing, StorageError if the files cannot be written.
+    """
+    if not points:
+        raise UsageError("no load test, nothing to draw")
+    figure = _new_figure()
+    from matplotlib.ticker import FuncFormatter  # noqa: PLC0415  as above
+
+    axes = figure.add_subplot()
+    rates = sorted({point.rate_per_s for point in points})
+    for name, color, marker in (("p50", GREEN, "s"), ("p99", BLUE, "o"), ("p99.9", INK, "^")):
+        at = {rate: [p.percentiles_s[name] * 1e3 for p in points if p.rate_per_s == rate] for rate in rates}
+        axes.plot(rates, [median(at[rate]) for rate in rates], "-", color=color, linewidth=2, label=name)
+        every = [(rate, value) for rate in rates for value in at[rate]]
+        axes.plot(*zip(*every, strict=True), marker, color=color, markersize=5, alpha=0.6, linestyle="none")
+    axes.axhline(limit_s * 1e3, color=VERMILION, linestyle=(0, (5, 2)), linewidth=1.6, label=f"limit of {limit_name}")
+    if borne_per_s:
+        axes.axvline(
+            borne_per_s, color=MUTED, linestyle=(0, (1, 1.5)), linewidth=1.6, label=f"{borne_per_s:,.0f}/s borne"
+        )
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.set_xlim(left=0)
+    axes.set_xlabel("arrival rate (requests/s)", color=INK)
+    axes.set_ylabel("latency from the intended beginning (ms, log scale)", color=INK)
+    _dress(axes, title, subtitle)
     return _save(figure, Path(path_stem))
 
 
@@ -98,7 +150,7 @@ def _draw_bound(axes: "Axes", bounds_s: Sequence[tuple[int, float | None]], **st
         axes.plot(*zip(*known, strict=True), linewidth=2, marker=".", markersize=5, **style)
 
 
-def _dress(axes: "Axes", points: Sequence[CurvePoint], title: str, subtitle: str) -> None:
+def _scale(axes: "Axes", points: Sequence[CurvePoint]) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator  # noqa: PLC0415  as above
 
     axes.set_xscale("log", base=2)
@@ -110,6 +162,9 @@ def _dress(axes: "Axes", points: Sequence[CurvePoint], title: str, subtitle: str
     axes.set_xlabel("leechers N (log scale)", color=INK)
     axes.set_ylabel("time until the last leecher has the file (s)", color=INK)
     axes.set_ylim(0, 1.08 * axes.dataLim.ymax)  # an axis that starts elsewhere makes every difference look large
+
+
+def _dress(axes: "Axes", title: str, subtitle: str) -> None:
     axes.set_title(title, loc="left", fontsize=14, fontweight="bold", color=INK, pad=24 if subtitle else 10)
     if subtitle:
         axes.annotate(subtitle, (0, 1), (0, 7), xycoords="axes fraction", textcoords="offset points", color=MUTED)

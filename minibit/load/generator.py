@@ -134,19 +134,22 @@ class Generator:
         begins_s = time.perf_counter()
         ends_s = begins_s + warm_up_s + seconds
         measured = self._measurement = Measurement(begins_s + warm_up_s, ends_s, open_loop=schedule is not None)
-        while (now_s := time.perf_counter()) < ends_s:
+        while True:
+            now_s = time.perf_counter()
             if schedule is None:
-                while self._idle:
+                while self._idle and now_s < ends_s:
                     self._send(self._source.next(now_s), now_s)
                 wait_s = ends_s - now_s
             else:
-                while self._idle and begins_s + schedule.next_s <= now_s:
-                    intended_s = begins_s + schedule.take()
+                while self._idle and (intended_s := begins_s + schedule.next_s) <= now_s and intended_s < ends_s:
+                    schedule.take()
                     measured.sent(intended_s)
                     measured.delayed(intended_s, max(0.0, now_s - max(intended_s, self._idle[0].since_s)))
                     self._send(self._source.next(now_s), intended_s)
                     now_s = time.perf_counter()
                 wait_s = (begins_s + schedule.next_s if self._idle else ends_s) - now_s
+            if now_s >= ends_s:
+                break
             self._attend(min(wait_s, ends_s - now_s, LOOK_EVERY_S))
         measured.end(ends_s)
         while schedule is not None and (intended_s := begins_s + schedule.take()) < ends_s:

@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             initial_blocks=options.initial_blocks,
             peer_ttl_s=options.peer_ttl,
             announce_interval_s=options.announce_interval,
+            access_log=options.access_log,
         )
     except MiniBitError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -55,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
         default=DEFAULT_ANNOUNCE_INTERVAL_S,
         metavar="S",
         help="of BitTorrent clients; default: %(default)s s",
+    )
+    parser.add_argument(
+        "--access-log", metavar="FILE", help="a line of JSON for each request; -: stdout (default: none)"
     )
     return parser
 

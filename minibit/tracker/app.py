@@ -1,11 +1,15 @@
 """The tracker as the seed describes it: ``TrackerApp``, a Flask application and the waitress server under it."""
 
+import logging
 import os
 import resource
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, MutableMapping
+from functools import partial
+from logging.handlers import WatchedFileHandler
 from random import Random
 from typing import Any
 
@@ -20,7 +24,7 @@ from minibit.tracker.metrics import exposition
 from minibit.tracker.registry import Registry
 from minibit.tracker.service import RefusedError, TrackerService
 from minibit.wire import ANNOUNCE, JSON, METRICS, PEERS, REGISTER, SCRAPE, STATS, ErrorAnswer, encode
-from minibit.wsgi import Handler, Reply, body_of, in_front_of, is_too_long
+from minibit.wsgi import Handler, Reply, access_logged, body_of, in_front_of, is_too_long
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 9000
@@ -52,7 +56,8 @@ class TrackerApp:
     ``peer_ttl_s``: how long a peer is listed after it registered last. ``interval_s``: how often peers are told to
     register again (default: a quarter of that). ``announce_interval_s``: how often BitTorrent clients are told to
     announce, give or take a tenth; they are listed for 2.5 times that. ``rng_seed`` makes hand-outs and initial blocks
-    repeatable. ``clock`` returns seconds and never goes back.
+    repeatable. ``access_log``: a file that gets a line of JSON for each request (``minibit.wsgi.access_logged``), or
+    ``-`` for stdout; it may be rotated. ``clock`` returns seconds and never goes back.
 
     Raise UsageError for values that cannot be.
     """
@@ -70,6 +75,7 @@ class TrackerApp:
         rng_seed: int | None = None,
         threads: int = DEFAULT_THREADS,
         sock: socket.socket | None = None,
+        access_log: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         _check_options(
@@ -103,6 +109,11 @@ class TrackerApp:
         self._server: Server | None = None
         self._stopped = threading.Event()
         self._setup_routes()
+        self._access_log = _open_access_log(access_log) if access_log else None
+        if self._access_log:
+            self.app.wsgi_app = access_logged(  # type: ignore[method-assign]
+                self.app.wsgi_app, partial(_write_line, self._access_log)
+            )
 
     def _setup_routes(self) -> None:
         """Tie each URL and method to what answers it; every error becomes JSON, or bencoded where BEP 3 is spoken."""
@@ -244,6 +255,8 @@ class TrackerApp:
             server.stop()
         if self._sock is not None:
             self._sock.close()
+        if self._access_log:
+            self._access_log.close()  # a file opens again at the next line
         self._stopped.set()
 
     def _count_response(self, response: Response) -> Response:
@@ -272,6 +285,19 @@ def _http_error(error: HTTPException) -> Response:
 
 def _connection_ip() -> str:
     return request.remote_addr or LOOPBACK  # a call within the process, or over a Unix socket, has no address
+
+
+def _open_access_log(path: str) -> logging.Handler:
+    try:
+        handler = logging.StreamHandler(sys.stdout) if path == "-" else WatchedFileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write the access log {path}: {error.strerror}") from error
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    return handler
+
+
+def _write_line(handler: logging.Handler, line: str) -> None:
+    handler.handle(logging.makeLogRecord({"msg": line}))
 
 
 def _port_of_environment() -> int:

@@ -12,6 +12,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import datetime
 
 import psutil
 import pytest
@@ -642,6 +643,50 @@ def test_metrics_count_the_expired_and_the_queue_while_it_serves():
         assert found["minibit_tracker_expired_peers_total",] == 1
         assert found["minibit_tracker_queue_depth",] == found["minibit_tracker_shed_total",] == 0
         assert session.get(f"{url}/stats").json()["expired"] == 1
+
+
+@pytest.mark.parametrize("server", ["waitress", "granian"])
+def test_the_access_log_has_a_line_for_each_request(tmp_path, server):
+    """JSON, so that any tool reads it; a refused request stands in it like any other."""
+    path = tmp_path / "access.log"
+    with tracker_process("--port", "0", "--access-log", str(path), "--server", server) as (process, report):
+        url = f"http://127.0.0.1:{int(report)}"
+        requests.post(f"{url}/register", json={"peer_id": "a", "listen_port": 1}, timeout=DEADLINE_S)
+        requests.get(f"{url}/peers?peer_id=a", timeout=DEADLINE_S)
+        requests.get(f"{url}/announce?port=x", timeout=DEADLINE_S)
+        requests.get(f"{url}/nowhere", timeout=DEADLINE_S)
+        wait_for(lambda: len(path.read_text().splitlines()) == 4, "four lines")
+        process.terminate()
+        assert process.wait(DEADLINE_S) == 0
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["method"], line["path"], line["query"], line["status"]) for line in lines] == [
+        ("POST", "/register", "", 200),
+        ("GET", "/peers", "peer_id=a", 200),
+        ("GET", "/announce", "port=x", 200),
+        ("GET", "/nowhere", "", 404),
+    ]
+    assert all(line["ip"] == "127.0.0.1" and line["bytes"] > 0 and 0 <= line["ms"] < 1000 for line in lines)
+    assert all(datetime.fromisoformat(line["time"]).tzinfo for line in lines)
+
+
+def test_the_access_log_may_be_rotated_and_its_place_must_be_writable(tmp_path):
+    """Logrotate moves the file away while the tracker runs; a folder that is not there is one line at the start."""
+    path = tmp_path / "access.log"
+    tracker = TrackerApp("127.0.0.1", 0, access_log=str(path))
+    with serving(tracker) as (url, session):
+        session.get(f"{url}/stats", timeout=DEADLINE_S)
+        path.rename(tmp_path / "access.log.1")
+        session.get(f"{url}/stats", timeout=DEADLINE_S)
+    assert len(path.read_text().splitlines()) == len((tmp_path / "access.log.1").read_text().splitlines()) == 1
+    with pytest.raises(UsageError, match="cannot write the access log"):
+        TrackerApp("127.0.0.1", 0, access_log=str(tmp_path / "no" / "access.log"))
+
+
+def test_without_being_asked_no_request_is_logged(tmp_path, capfd):
+    """A line for each of 3,000 requests a second would fill a disk within a day."""
+    with serving(TrackerApp("127.0.0.1", 0)) as (url, session):
+        session.get(f"{url}/stats", timeout=DEADLINE_S)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_granian_answers_the_same_routes_and_refuses_a_large_body():

@@ -1,0 +1,146 @@
+"""Load made by processes: MiniBit's own generators, or locust; either gives back the same ``LoadResult``."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from minibit.errors import MiniBitError, UsageError
+from minibit.load.generator import Plan
+from minibit.load.measurement import Seen, merged
+from minibit.load.result import LoadResult, read
+from minibit.provenance import PACKAGE, code_version, describe_machine
+
+SPARE_S = 60.0  # beyond what a test should take, before its processes are given up
+LOCUSTFILES = PACKAGE.parent / "locustfiles"
+
+
+def drive(plan: Plan, *, processes: int = 1, title: str = "") -> LoadResult:
+    """Carry out the plan with so many generators side by side. Raise MiniBitError if one of them fails."""
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    plans = [_part(plan, part, processes) for part in range(processes)]
+    generators = [
+        subprocess.Popen(
+            [sys.executable, "-m", "minibit.load.generator"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for _ in plans
+    ]
+    try:
+        for generator, part in zip(generators, plans, strict=True):
+            _say(generator, msgspec.json.encode(part) + b"\n")
+        for generator in generators:
+            _line(generator)  # ready
+        for generator in generators:
+            _say(generator, b"go\n")
+        seen = [_seen(generator, plan.warm_up_s + plan.seconds + SPARE_S) for generator in generators]
+    finally:
+        for generator in generators:
+            generator.kill()
+            generator.communicate()
+    return _result(plan, merged(seen), processes, started_at, title)
+
+
+def drive_locust(plan: Plan, *, processes: int = 1, title: str = "") -> LoadResult:
+    """Carry out the plan with locust and the locustfiles of the source tree. Raise UsageError if they are not there."""
+    locustfile = LOCUSTFILES / f"{plan.kind}.py"
+    if not locustfile.exists():
+        raise UsageError(f"{locustfile} is missing: locustfiles are part of the source tree, not of the package")
+    with tempfile.TemporaryDirectory(prefix="minibit-load-") as name:
+        saved = Path(name) / "result.json"
+        command = [sys.executable, "-m", "locust", "-f", str(locustfile), "--headless", "--only-summary"]
+        command += ["--save", str(saved), "--host", plan.url, "--fail-if", "errors>100%", "--seed", str(plan.seed)]
+        command += ["-u", str(plan.connections), "-r", str(plan.connections), "--warm-up", str(plan.warm_up_s)]
+        command += ["-t", f"{max(1, round(plan.warm_up_s + plan.seconds))}s", "--arrivals", plan.arrivals]
+        command += ["--arrival-rate", str(plan.rate_per_s)] if plan.rate_per_s else []
+        command += ["--processes", str(processes)] if processes > 1 else []
+        if plan.kind == "tracker":
+            command += ["--protocol", plan.protocol, "--peers", str(plan.peers), "--swarms", str(plan.swarms)]
+            command += [part for fault in plan.allow for part in ("--allow", fault)]
+        else:
+            command += ["--torrent", plan.torrent, "--leechers", str(plan.leechers)]
+            command += ["--choked-share", str(plan.choked_share), "--json-share", str(plan.json_share)]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=plan.warm_up_s + plan.seconds + SPARE_S,
+            env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        )
+        if not saved.exists():
+            raise MiniBitError(f"locust failed: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
+        result = read(saved)
+    result.title = title or result.title
+    return result
+
+
+DRIVERS = {"minibit": drive, "locust": drive_locust}
+
+
+def _part(plan: Plan, part: int, parts: int) -> Plan:
+    rate_per_s = None if plan.rate_per_s is None else plan.rate_per_s / parts
+    connections = max(1, plan.connections // parts)
+    return msgspec.structs.replace(plan, part=part, parts=parts, rate_per_s=rate_per_s, connections=connections)
+
+
+def _say(generator: subprocess.Popen[bytes], line: bytes) -> None:
+    if generator.stdin is None:
+        raise ValueError("its input is no pipe")
+    try:
+        generator.stdin.write(line)
+        generator.stdin.flush()
+    except BrokenPipeError:
+        raise MiniBitError(_why(generator)) from None
+
+
+def _line(generator: subprocess.Popen[bytes]) -> bytes:
+    line = generator.stdout.readline() if generator.stdout else b""
+    if not line:
+        raise MiniBitError(_why(generator))
+    return line
+
+
+def _seen(generator: subprocess.Popen[bytes], within_s: float) -> Seen:
+    try:
+        output, _ = generator.communicate(timeout=within_s)
+    except subprocess.TimeoutExpired:
+        raise MiniBitError(f"a load generator did not end within {within_s:.0f} s") from None
+    try:
+        return msgspec.json.decode(output, type=Seen)
+    except msgspec.DecodeError:
+        raise MiniBitError(_why(generator)) from None
+
+
+def _why(generator: subprocess.Popen[bytes]) -> str:
+    _, errors = generator.communicate()
+    last = (errors or b"").decode(errors="replace").strip().splitlines()
+    return f"a load generator failed: {last[-1] if last else 'it said nothing'}"
+
+
+def _result(plan: Plan, seen: Seen, processes: int, started_at: str, title: str) -> LoadResult:
+    kept = json.loads(msgspec.json.encode(plan))
+    names = {"tracker": ("peers", "swarms", "zipf", "vanish"), "peer": ("leechers", "json_share", "choked_share")}
+    return LoadResult(
+        title=title or f"{plan.kind}, {plan.protocol if plan.kind == 'tracker' else 'blocks'}",
+        target=plan.url,
+        protocol=plan.protocol,
+        arrival_rate_per_s=plan.rate_per_s,
+        arrivals=plan.arrivals if plan.rate_per_s else None,
+        users=plan.connections,
+        processes=processes,
+        seed=plan.seed,
+        warm_up_s=plan.warm_up_s,
+        started_at=started_at,
+        machine=describe_machine(),
+        commit=code_version(),
+        options={name: kept[name] for name in (*names[plan.kind], "close")},
+        seen=seen,
+    )

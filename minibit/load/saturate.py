@@ -1,0 +1,153 @@
+"""``minibit saturate``: starts a target (or takes a running one), searches its saturation, writes what was found."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from minibit.errors import RecordError, UsageError
+from minibit.load.drive import DRIVERS
+from minibit.load.embedded import Embedded
+from minibit.load.generator import Plan
+from minibit.load.result import LoadResult
+from minibit.load.sampler import Sampler
+from minibit.load.saturation import Limits, Saturation, SaturationRecord, Trial, judged, search
+from minibit.provenance import code_version, describe_machine
+from minibit.record import write_whole
+from minibit.wire import METRICS
+
+CLOSED_LOOP_PER_S = float("inf")
+Watch = Callable[[Trial, str], None]
+
+
+class Subject(msgspec.Struct, kw_only=True):
+    """What is to be saturated. ``url``: one that runs already, with ``pid`` if it is to be watched."""
+
+    what: str = "tracker"  # tracker | peer
+    url: str | None = None
+    pid: int | None = None
+    torrent: str = ""
+    server: str = "waitress"
+    size: str = "16MiB"
+    block_size: str = "256KiB"
+
+
+def saturate(
+    subject: Subject,
+    plan: Plan,
+    limits: Limits,
+    *,
+    driver: str = "minibit",
+    processes: int = 1,
+    repeats: int = 3,
+    registered: Sequence[int] = (),
+    threads: Sequence[int] = (),
+    watch: Watch = lambda _trial, _name: None,
+) -> SaturationRecord:
+    """Search the saturation of the subject, for each number of registered peers and each number of threads given.
+
+    ``plan`` says what is sent, but for address and rate. ``watch`` is told each trial and which loop it was. Raise
+    UsageError for what does not fit together.
+    """
+    if subject.url and (registered or threads):
+        raise UsageError("--registered and --threads are of an embedded tracker: leave out --host")
+    if subject.what == "peer" and (registered or threads):
+        raise UsageError("--registered and --threads are of a tracker")
+    if subject.what == "peer" and subject.url and not subject.torrent:
+        raise UsageError("--host of a peer needs --torrent: the torrent of the file that the peer has")
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    found = []
+    peer_counts: Sequence[int | None] = registered or [None]
+    crews: Sequence[int | None] = threads or [None]
+    states = list(itertools.product(peer_counts, crews))
+    for peers, crew in states:
+        with _target(subject, peers, crew) as (url, pid, torrent):
+            aimed = msgspec.structs.replace(plan, url=url, kind=subject.what, torrent=torrent)
+            measure = _measuring(aimed, limits, pid, Driven(DRIVERS[driver], processes, watch))
+            saturation = search(measure, repeats=repeats, curve=len(states) == 1)
+        saturation.registered, saturation.threads = peers, crew
+        found.append(saturation)
+    return SaturationRecord(
+        what=f"{subject.what} {plan.protocol}"
+        if subject.what == "tracker"
+        else f"peer, blocks of {subject.block_size}",
+        driver=driver,
+        limits=limits,
+        started_at=started_at,
+        machine=describe_machine(),
+        commit=code_version(),
+        found=found,
+    )
+
+
+def write(record: SaturationRecord, path: Path) -> None:
+    """Write it as JSON. Raise StorageError."""
+    write_whole(path, msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n", "record")
+
+
+def read(path: Path) -> SaturationRecord:
+    """Read what ``write`` wrote. Raise RecordError."""
+    try:
+        record = msgspec.json.decode(path.read_bytes(), type=SaturationRecord)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path} is no saturation record: {error}") from error
+    return record
+
+
+@dataclass(frozen=True, slots=True)
+class Driven:
+    """How a trial is carried out, and who is told of it."""
+
+    drive: Callable[..., LoadResult]
+    processes: int
+    watch: Watch
+
+
+def _measuring(plan: Plan, limits: Limits, pid: int | None, driven: Driven) -> Callable[[float | None], Trial]:
+    numbers = itertools.count(plan.seed)
+
+    def measure(rate_per_s: float | None) -> Trial:
+        # Another seed each time: other swarms, so that those who vanished in the last trial are in nobody's way.
+        trial_plan = msgspec.structs.replace(plan, rate_per_s=rate_per_s, seed=next(numbers))
+        sampler = Sampler(pid, f"{plan.url}{METRICS}" if plan.kind == "tracker" else None) if pid else None
+        if sampler is None:
+            result = driven.drive(trial_plan, processes=driven.processes)
+        else:
+            with sampler:
+                result = driven.drive(trial_plan, processes=driven.processes)
+        trial = judged(rate_per_s or CLOSED_LOOP_PER_S, result, sampler.use if sampler else None, limits)
+        driven.watch(trial, "closed loop" if rate_per_s is None else "open loop")
+        return trial
+
+    return measure
+
+
+@contextmanager
+def _target(subject: Subject, peers: int | None, crew: int | None) -> Iterator[tuple[str, int | None, str]]:
+    """Give address, process and torrent of what is to be loaded."""
+    if subject.url:
+        if subject.pid is not None and not psutil.pid_exists(subject.pid):
+            raise UsageError(f"--pid {subject.pid}: there is no such process")
+        yield subject.url, subject.pid, subject.torrent
+        return
+    if subject.what == "tracker":
+        arguments = ["tracker", "--server", subject.server, "--registered", str(peers or 0)]
+        arguments += ["--threads", str(crew)] if crew else []
+    else:
+        arguments = ["peer", "--size", subject.size, "--block-size", subject.block_size]
+    with Embedded(*arguments) as target:
+        yield target.url, target.pid, target.output.readline().strip() if subject.what == "peer" else ""
+
+
+def summary(saturation: Saturation) -> str:
+    """Return what was found in one line."""
+    if saturation.borne_per_s is None:
+        return "no rate was borne: even the lowest broke the limits"
+    at_most = f", not {saturation.broke_per_s:,.0f}/s" if saturation.broke_per_s else ""
+    bound = " (THE GENERATOR WAS THE BOUND: the target may bear more)" if saturation.bound_by == "generator" else ""
+    return f"{saturation.borne_per_s:,.0f}/s is borne{at_most}{bound}"

@@ -1,0 +1,214 @@
+"""The search for the highest rate that is borne, against targets whose saturation is known; and the real command."""
+
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from minibit.errors import MiniBitError, UsageError
+from minibit.load.drive import drive
+from minibit.load.embedded import Embedded
+from minibit.load.generator import Plan
+from minibit.load.measurement import Measurement
+from minibit.load.result import LoadResult
+from minibit.load.sampler import Sampler
+from minibit.load.saturate import Subject, read, saturate, summary, write
+from minibit.load.saturation import Limits, judged, search
+from minibit.provenance import describe_machine
+
+MACHINE = describe_machine()
+LIMITS = Limits(latency_s=0.05, error_share=0.001)
+
+
+class Target:
+    """Bears ``capacity`` a second; beyond it requests wait for half the test and more."""
+
+    def __init__(self, capacity, *, noise=0.0, generator_bears=math.inf, errors=0.0):
+        self.capacity, self.noise, self.generator_bears, self.errors = capacity, noise, generator_bears, errors
+        self.rng = random.Random(1)
+        self.asked = []
+
+    def __call__(self, rate):
+        self.asked.append(rate)
+        capacity = self.capacity * math.exp(self.rng.gauss(0, self.noise))
+        wanted = rate if rate is not None else capacity
+        latency_s = 0.002 if wanted <= capacity else 1.0
+        measured = Measurement(0.0, 5.0, open_loop=rate is not None)
+        answered = round(5 * min(wanted, capacity) / 100)  # in hundreds, to be fast
+        for _ in range(answered):
+            measured.sent(1.0)
+            measured.answered("/x", 1.0, 1.0, 1.0 + latency_s)
+        for _ in range(math.ceil(answered * self.errors)):
+            measured.failed("/x", 1.0, "status 503")
+        measured.end(5.0)
+        seen = measured.seen()
+        seen.generators[0].cpu_s = 0.05 if wanted > self.generator_bears else 0.01
+        seen.duration_s = 0.05
+        result = LoadResult(
+            title="x", target="x", protocol="rest", arrival_rate_per_s=rate, users=1, processes=1, seed=1,
+            warm_up_s=0.0, started_at="", machine=MACHINE, commit=None, seen=seen,
+        )  # fmt: skip
+        return judged(rate or math.inf, result, None, LIMITS)
+
+
+@pytest.mark.parametrize("capacity", [400, 3000, 26_000])
+def test_the_saturation_is_found_within_the_precision(capacity):
+    """Whatever the closed loop said."""
+    target = Target(capacity)
+    found = search(target, precision=0.05)
+    assert capacity / 1.06 <= found.borne_per_s <= capacity
+    assert capacity < found.broke_per_s <= capacity * 1.06
+    assert found.bound_by == "target"
+    assert found.closed_loop.rate_per_s == pytest.approx(capacity, rel=0.01)
+    assert len(target.asked) < 35
+
+
+def test_noise_moves_the_result_no_further_than_itself():
+    """Each rate is decided by a majority: one slow minute of the machine must not halve the figure."""
+    found = [search(Target(3000, noise=0.08), repeats=3, curve=False).borne_per_s for _ in range(10)]
+    assert all(0.8 * 3000 < borne < 1.2 * 3000 for borne in found)
+
+
+def test_a_majority_decides_and_no_more_trials_are_made_than_it_needs():
+    """Two of three; a rate that holds twice is not tried again."""
+    target = Target(3000)
+    found = search(target, repeats=3, curve=False)
+    tries = [sum(trial.rate_per_s == rate for trial in found.trials) for rate in {t.rate_per_s for t in found.trials}]
+    assert set(tries) == {2}
+    assert {sum(r == rate for r in target.asked) for rate in target.asked if rate} == {2}
+
+
+def test_the_curve_goes_below_and_beyond_the_saturation():
+    """What happens at 120 % is why one measures."""
+    found = search(Target(3000))
+    rates = [trial.rate_per_s / found.borne_per_s for trial in found.trials]
+    assert min(rates) == pytest.approx(0.25, rel=0.06)
+    assert max(rates) >= 1.2 * 0.94
+    assert rates == sorted(rates)
+
+
+def test_a_generator_at_its_end_is_not_taken_for_the_target():
+    """It says so, and that the target may bear more."""
+    found = search(Target(3000, generator_bears=2000), curve=False)
+    assert found.bound_by == "generator"
+    assert "THE GENERATOR WAS THE BOUND" in summary(found)
+    assert "THE GENERATOR" not in summary(search(Target(3000), curve=False))
+
+
+def test_errors_break_a_rate_too():
+    """Fast refusals are no service."""
+    found = search(Target(3000, errors=0.01), curve=False)
+    assert found.borne_per_s is None
+    assert all("errors" in trial.broke[0] for trial in found.trials if trial.rate_per_s > 100)
+    assert summary(found).startswith("no rate was borne")
+
+
+def test_a_failing_generator_is_one_line(tmp_path):
+    """Its own traceback is nobody's business."""
+    with pytest.raises(MiniBitError, match=r"a load generator failed: .*torrent"):
+        drive(Plan(url="http://127.0.0.1:1", kind="peer", seed=1, torrent=str(tmp_path / "no.torrent")))
+    with pytest.raises(MiniBitError, match="address"):
+        drive(Plan(url="ftp://x", kind="tracker", seed=1))
+
+
+def test_two_generators_share_the_rate_and_play_different_swarms():
+    """One result, as if it were one."""
+    with Embedded("tracker") as target:
+        result = drive(
+            Plan(url=target.url, kind="tracker", seed=1, rate_per_s=300, seconds=2, warm_up_s=0.5), processes=2
+        )
+    assert result.processes == len(result.seen.generators) == 2
+    assert result.errors == 0
+    assert result.answered == pytest.approx(600, abs=3)
+
+
+def test_the_sampler_sees_what_a_process_uses():
+    """A child that computes for half a second, beside one that sleeps."""
+    code = (
+        "import time; end = time.monotonic() + 0.7\n"
+        "while time.monotonic() < end: pass\n"
+        "files = [open('/dev/null') for _ in range(50)]; time.sleep(5)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        with Sampler(process.pid) as sampler:
+            deadline = psutil.Process(process.pid)
+            while deadline.num_fds() < 50:
+                pass
+            sampler._stop.wait(0.5)
+    finally:
+        process.kill()
+        process.wait()
+    assert 0.1 < sampler.use.cpu_cores < 1.1
+    assert sampler.use.open_files >= 50
+    assert sampler.use.threads == 1
+    assert sampler.use.rss_bytes > 1_000_000
+    assert sampler.use.queue_depth is None
+
+
+@pytest.mark.parametrize(
+    ("subject", "options"),
+    [
+        (Subject(url="http://127.0.0.1:1"), {"registered": [10]}),
+        (Subject(what="peer"), {"threads": [1]}),
+        (Subject(what="peer", url="http://127.0.0.1:1"), {}),
+        (Subject(url="http://127.0.0.1:1", pid=2**22 + 1), {}),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(subject, options):
+    """Before anything is started."""
+    with pytest.raises(UsageError):
+        saturate(subject, Plan(url="", kind=subject.what, seed=1), LIMITS, **options)
+
+
+def saturate_command(tmp_path, *arguments):
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("minibit")), "saturate", "-o", str(tmp_path / "out"), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+        env={**os.environ, "COLUMNS": "150"},
+    )
+
+
+def test_the_command_ends_in_a_figure_a_record_and_a_plot(tmp_path):
+    """A limit that the lowest rates break ends the search soon; the record reads back."""
+    done = saturate_command(tmp_path, "--seconds", "0.4", "--warm-up", "0.1", "--repeats", "1", "--p99", "1s")
+    assert done.returncode == 0, done.stderr
+    assert "is borne" in done.stdout
+    assert "open files" in done.stdout
+    record = read(tmp_path / "out" / "saturation.json")
+    assert record.found[0].borne_per_s > 300
+    assert record.found[0].trials[0].server.threads >= 2
+    assert record.limits.latency_s == 1.0
+    assert (tmp_path / "out" / "saturation.png").stat().st_size > 10_000
+    write(record, tmp_path / "again.json")
+    assert json.loads((tmp_path / "again.json").read_text()) == json.loads(
+        (tmp_path / "out" / "saturation.json").read_text()
+    )
+    assert not [child for child in psutil.Process().children(recursive=True) if child.is_running()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--p99", "5"), "is not a duration"),
+        (("--errors", "5"), "is not a share"),
+        (("--allow", "everything"), "--allow everything: there are caller"),
+        (("--host", "http://127.0.0.1:1", "--registered", "5"), "leave out --host"),
+        (("peer", "--threads", "5"), "are of a tracker"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, arguments, said):
+    """And exit code 2."""
+    done = saturate_command(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
