@@ -254,6 +254,55 @@ def saturate(
 
 
 @cli.command()
+@click.argument("results", nargs=-1, required=True, type=FILE)
+def show(results: tuple[Path, ...]) -> None:
+    """Show stored results again: records of swarms, load tests (several in one table), saturations, abuse.
+
+    \b
+    Examples:
+      minibit show run.json
+      minibit show load/minibit.json load/opentracker.json
+    """
+    from minibit.analysis.show import show_results  # noqa: PLC0415
+
+    show_results(results)
+
+
+@cli.command()
+@click.argument("abuses", nargs=-1, metavar="[slow-loris|idle|malformed|expiry|restart]...")
+@click.option(
+    "--sockets", type=click.IntRange(1, 20_000), default=500, show_default=True, help="Of those who misbehave."
+)
+@click.option(
+    "--rate", type=POSITIVE, default=500.0, show_default=True, help="Requests per second of the good clients."
+)
+@click.option("--before", type=POSITIVE, default=5.0, show_default=True, help="Seconds without abuse.")
+@click.option("--during", type=POSITIVE, default=10.0, show_default=True, help="Seconds of abuse.")
+@click.option("--after", type=POSITIVE, default=10.0, show_default=True, help="Seconds without it again.")
+@click.option("--server", type=click.Choice(["waitress", "granian"]), default="waitress", show_default=True)
+@click.option("--protocol", type=click.Choice(["rest", "bep3"]), default="rest", show_default=True)
+@click.option("-o", "--output", type=FOLDER, default=Path("abuse"), show_default=True, help="Record and plot.")
+def abuse(abuses: tuple[str, ...], output: Path, **options: Any) -> None:
+    """Misbehave towards a tracker, and see how the good clients fare: their latency before, during and after.
+
+    \b
+    slow-loris   sockets whose request never ends, a byte a second
+    idle         more kept-alive connections than the tracker allows
+    malformed    what is no request, or one too large
+    expiry       100,000 peers that expire at once
+    restart      the tracker is stopped and started again
+
+    \b
+    Examples:
+      minibit abuse
+      minibit abuse slow-loris --sockets 1000 --server granian
+    """
+    from minibit.analysis import load_screen  # noqa: PLC0415
+
+    load_screen.run_abuse(abuses, output=output, **options)
+
+
+@cli.command()
 @click.option("--host", help="Listen here; 0.0.0.0 for every interface.  [default: TRACKER_HOST or 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="0 for any free one.  [default: TRACKER_PORT or 9000]")
 @click.option(

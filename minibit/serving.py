@@ -43,6 +43,7 @@ REQUEST_WITHIN_S = 60.0  # from its first byte to its last: a mebibyte at 140 kb
 JUST_SERVED_S = 1.0  # a connection served so lately is in use
 LOOK_FOR_ROOM_S = 0.1  # while all are taken
 ROOM_SHARE = 20  # of the connections allowed, one in so many is closed when they are all taken
+SAY_AGAIN_AFTER_S = 60.0
 LOOK_EVERY_S = 5.0  # for connections that idle for too long
 RECV_BYTES = 64 * 1024  # a bitfield of a large file in one read; waitress's 8 KiB would take several
 # Threads that answer what is short. More are started for bodies that take their time, up to the number given: of twelve
@@ -308,6 +309,21 @@ class SendfileChannel(HTTPChannel):
         raise ClientDisconnected from error
 
 
+class _Seldom(logging.Filter):
+    """Lets each message pass once a minute: under attack the same one comes ten times a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passes_at_s: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the last one like it is a minute ago."""
+        passes = record.created >= self._passes_at_s.get(record.msg, 0.0)
+        if passes:
+            self._passes_at_s[record.msg] = record.created + SAY_AGAIN_AFTER_S
+        return passes
+
+
 class _Server(TcpWSGIServer):
     """Waitress's server with as many loops as threads, all waiting on one epoll instance.
 
@@ -317,6 +333,8 @@ class _Server(TcpWSGIServer):
     """
 
     channel_class = SendfileChannel
+    logger = logging.getLogger(f"{__name__}.connections")
+    logger.addFilter(_Seldom())
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self.epoll = select.epoll()

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -67,7 +67,7 @@ def filled(port: int, *, server: str, peers: int) -> Iterator[tuple[str, int]]:
         _require("granian", "pip install granian")
     options = ["--port", str(port), "--server", server, "--registered", str(peers), "--info-hash", INFO_HASH]
     with Embedded("tracker", *options) as tracker:
-        yield tracker.url, int(tracker.output.readline())
+        yield tracker.url, int(tracker.output.readline().split()[0])
 
 
 @contextmanager
@@ -86,13 +86,13 @@ def bare(port: int, *, server: str) -> Iterator[str]:
 
 
 @contextmanager
-def opentracker(port: int) -> Iterator[str]:
-    """Run opentracker, which closes each connection after one answer."""
+def opentracker(port: int, *, hashes: Sequence[str] = (INFO_HASH,)) -> Iterator[str]:
+    """Run opentracker, which closes each connection after one answer, for these swarms."""
     if not shutil.which("opentracker"):
         raise MissingError("opentracker is not installed: apt-get install opentracker")
     with tempfile.TemporaryDirectory(prefix="minibit-rival-") as name:
         # Debian's build serves only swarms it was told of, and gives up root: it must be able to read its folder.
-        (Path(name) / "whitelist").write_text(INFO_HASH + "\n")
+        (Path(name) / "whitelist").write_text("".join(f"{info_hash}\n" for info_hash in hashes))
         Path(name).chmod(0o755)
         where = ["-i", "127.0.0.1", "-p", str(port), "-P", str(port), "-d", name]
         with _running(["opentracker", *where, "-w", "whitelist", "-u", "nobody"], Path(name), port) as url:

@@ -8,7 +8,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from minibit.analysis.plots import LoadPoint, latency_curve
+from minibit.analysis.plots import LoadPoint, abuse_timelines, latency_curve
+from minibit.load.abuse import Abuse, AbuseRecord, Course, abuse
+from minibit.load.abuse import write as write_abuse
 from minibit.load.generator import Plan
 from minibit.load.population import FAULTS
 from minibit.load.saturate import Subject, saturate, summary, write
@@ -62,9 +64,14 @@ def run_saturate(
     click.echo(f"wrote {output / 'saturation.json'}, {', '.join(map(str, files))}")
 
 
+def width() -> int | None:
+    """Return the columns to fill: the terminal's; a file has room for any table."""
+    return None if sys.stdout.isatty() else 150
+
+
 def print_saturation(record: SaturationRecord) -> None:
     """Print what was found for each state of the target; of a single one every rate that was tried."""
-    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 130)
+    console = Console(highlight=False, soft_wrap=True, width=width())
     if len(record.found) == 1:
         console.print(_trials_table(record, record.found[0]))
         closed = record.found[0].closed_loop.result
@@ -95,6 +102,59 @@ def draw(record: SaturationRecord, stem: Path) -> list[Path]:
         limit_name=record.limits.percentile,
         borne_per_s=found.borne_per_s,
     )
+
+
+def run_abuse(abuses: tuple[str, ...], *, output: Path, server: str, protocol: str, **options: Any) -> None:
+    """Abuse, print, write ``abuse.json``, ``.png`` and ``.svg`` into the folder."""
+    course = Course(
+        before_s=options["before"],
+        during_s=options["during"],
+        after_s=options["after"],
+        rate_per_s=options["rate"],
+        sockets=options["sockets"],
+    )
+    record = abuse(abuses, course, server=server, protocol=protocol, watch=_print_abuse)
+    write_abuse(record, output / "abuse.json")
+    print_abuses(record)
+    files = abuse_timelines(record.found, output / "abuse", title=f"Good clients of a tracker under {server}")
+    click.echo(f"wrote {output / 'abuse.json'}, {', '.join(map(str, files))}")
+
+
+def print_abuses(record: AbuseRecord) -> None:
+    """Print the good clients' p99 and errors in each phase."""
+    table = Table(
+        title=f"good clients, {record.rate_per_s:,.0f} requests/s, tracker under {record.server}", title_justify="left"
+    )
+    table.add_column("abuse")
+    for name in (
+        "p99 ms before",
+        "during",
+        "after",
+        "max ms during",
+        "errors before",
+        "during",
+        "after",
+        "well after s",
+    ):
+        table.add_column(name, justify="right")
+    table.add_column("what")
+    for found in record.found:
+        phases = (found.before, found.during, found.after)
+        table.add_row(
+            found.name,
+            *(f"{phase.p99_s * 1e3:.1f}" if phase.answered else "-" for phase in phases),
+            f"{found.during.max_s * 1e3:.0f}",
+            *(f"{phase.errors:,}" for phase in phases),
+            "never" if found.recovery_s is None else f"{found.recovery_s:.1f}",
+            found.what,
+        )
+    Console(highlight=False, soft_wrap=True, width=width()).print(table)
+
+
+def _print_abuse(found: Abuse) -> None:
+    phases = (found.before, found.during, found.after)
+    shown = ", ".join(f"{phase.p99_s * 1e3:.1f} ms" for phase in phases)
+    click.echo(f"{found.name:>12}: p99 before, during, after: {shown}", err=True)
 
 
 def _print_trial(trial: Trial, loop: str) -> None:

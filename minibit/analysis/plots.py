@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from minibit.analysis.stats import Spread, median, spread
 from minibit.errors import StorageError, UsageError
+from minibit.record import quantile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from minibit.load.abuse import Abuse
 
 SIZE_INCHES = (8.0, 5.0)
 DPI = 150
@@ -104,6 +107,42 @@ def latency_curve(
     axes.set_xlabel("arrival rate (requests/s)", color=INK)
     axes.set_ylabel("latency from the intended beginning (ms, log scale)", color=INK)
     _dress(axes, title, subtitle)
+    return _save(figure, Path(path_stem))
+
+
+def abuse_timelines(found: Sequence["Abuse"], path_stem: str | Path, *, title: str) -> list[Path]:
+    """Draw the good clients' latency over time, a panel for each abuse, which is shaded; return the files written.
+
+    Slices with errors are marked at the top. Raise UsageError if there is nothing to draw or matplotlib is missing,
+    StorageError if the files cannot be written.
+    """
+    if not found:
+        raise UsageError("no abuse, nothing to draw")
+    figure = _new_figure()
+    from matplotlib.ticker import FuncFormatter  # noqa: PLC0415  as above
+
+    figure.set_size_inches(SIZE_INCHES[0], 1.2 + 1.5 * len(found))
+    panels = figure.subplots(len(found), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    for axes, each in zip(panels, found, strict=True):
+        parts = [part for part in each.timeline if part.latencies_us]
+        times_s = [part.begins_s for part in parts]
+        for name, share, color in (("p50", 0.5, GREEN), ("p99", 0.99, BLUE), ("max", 1.0, INK)):
+            values_ms = [quantile(part.latencies_us, share) / 1e3 for part in parts]
+            axes.plot(times_s, values_ms, "-", color=color, linewidth=1.6, label=name)
+        axes.axvspan(each.begins_s, each.ends_s, color=VERMILION, alpha=0.12, linewidth=0, label="abuse")
+        wrong_s = [part.begins_s for part in each.timeline if part.errors]
+        axes.plot(
+            wrong_s, [1.0] * len(wrong_s), "x", color=VERMILION, transform=axes.get_xaxis_transform(), label="errors"
+        )
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_title(each.name, loc="left", fontsize=10, color=INK)
+        axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[-1].set_xlabel("time (s)", color=INK)
+    figure.supylabel("latency (ms, log scale)", color=INK, fontsize=10)
+    figure.suptitle(title, x=0.02, ha="left", fontsize=14, fontweight="bold", color=INK)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     return _save(figure, Path(path_stem))
 
 

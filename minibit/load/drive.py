@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,8 +21,13 @@ SPARE_S = 60.0  # beyond what a test should take, before its processes are given
 LOCUSTFILES = PACKAGE.parent / "locustfiles"
 
 
-def drive(plan: Plan, *, processes: int = 1, title: str = "") -> LoadResult:
-    """Carry out the plan with so many generators side by side. Raise MiniBitError if one of them fails."""
+def drive(
+    plan: Plan, *, processes: int = 1, title: str = "", when_begun: Callable[[], None] = lambda: None
+) -> LoadResult:
+    """Carry out the plan with so many generators side by side. Raise MiniBitError if one of them fails.
+
+    ``when_begun`` is called when they have been told to begin.
+    """
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     plans = [_part(plan, part, processes) for part in range(processes)]
     generators = [
@@ -40,6 +46,7 @@ def drive(plan: Plan, *, processes: int = 1, title: str = "") -> LoadResult:
             _line(generator)  # ready
         for generator in generators:
             _say(generator, b"go\n")
+        when_begun()
         seen = [_seen(generator, plan.warm_up_s + plan.seconds + SPARE_S) for generator in generators]
     finally:
         for generator in generators:

@@ -54,6 +54,7 @@ class Plan(msgspec.Struct, kw_only=True):
     seconds: float = 5.0
     timeout_s: float = 10.0
     tidy_up: bool = True
+    slice_s: float | None = None
     protocol: str = "rest"
     peers: int = 500
     swarms: int = 100
@@ -129,11 +130,14 @@ class Generator:
         self._measurement = Measurement(NEVER)
         self._looked_s = 0.0
 
-    def run(self, schedule: Schedule | None, *, warm_up_s: float, seconds: float) -> Measurement:
+    def run(
+        self, schedule: Schedule | None, *, warm_up_s: float, seconds: float, slice_s: float | None = None
+    ) -> Measurement:
         """Load the target for so long, wait for the last answers, and return what was seen."""
         begins_s = time.perf_counter()
         ends_s = begins_s + warm_up_s + seconds
-        measured = self._measurement = Measurement(begins_s + warm_up_s, ends_s, open_loop=schedule is not None)
+        measured = Measurement(begins_s + warm_up_s, ends_s, open_loop=schedule is not None, slice_s=slice_s)
+        self._measurement = measured
         while True:
             now_s = time.perf_counter()
             if schedule is None:
@@ -332,7 +336,7 @@ def run_plan(plan: Plan) -> Seen:
     source = source_of(plan)
     generator = Generator(plan.url, source, connections=plan.connections, close=plan.close, timeout_s=plan.timeout_s)
     schedule = schedule_of(plan)
-    measured = generator.run(schedule, warm_up_s=plan.warm_up_s, seconds=plan.seconds)
+    measured = generator.run(schedule, warm_up_s=plan.warm_up_s, seconds=plan.seconds, slice_s=plan.slice_s)
     if plan.tidy_up:
         generator.tidy_up()
     generator.shut()

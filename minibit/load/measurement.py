@@ -32,6 +32,14 @@ class Generated(msgspec.Struct):
     missed: int = 0  # and those that never did
 
 
+class Slice(msgspec.Struct):
+    """What was to begin within one part of the test, from ``begins_s`` after its start."""
+
+    begins_s: float
+    latencies_us: list[int]
+    errors: int = 0
+
+
 class Seen(msgspec.Struct):
     """What one process, or several together, saw in ``duration_s``."""
 
@@ -40,6 +48,7 @@ class Seen(msgspec.Struct):
     generators: list[Generated]
     examples: dict[str, str]  # error -> the first of its kind, in full
     notes: list[str] = []
+    timeline: list[Slice] = []
 
 
 class _Tally:
@@ -53,12 +62,19 @@ class _Tally:
 
 
 class Measurement:
-    """Counts what was to begin between ``begins_s`` and ``ends_s``, or ``end`` if that is earlier; not thread-safe."""
+    """Counts what was to begin between ``begins_s`` and ``ends_s``, or ``end`` if that is earlier; not thread-safe.
 
-    def __init__(self, begins_s: float, ends_s: float = math.inf, *, open_loop: bool = False) -> None:
+    ``slice_s``: also keep every latency, by slices of so many seconds.
+    """
+
+    def __init__(
+        self, begins_s: float, ends_s: float = math.inf, *, open_loop: bool = False, slice_s: float | None = None
+    ) -> None:
         self.begins_s = begins_s
         self.ends_s = ends_s
         self._open_loop = open_loop
+        self._slice_s = slice_s
+        self._slices: dict[int, Slice] = {}
         self._tallies: dict[str, _Tally] = {}
         self._examples: dict[str, str] = {}
         self._delays = Latency()
@@ -75,6 +91,8 @@ class Measurement:
         tally.latency.record(done_s - intended_s)
         if tally.service is not None:
             tally.service.record(done_s - sent_s)
+        if self._slice_s:
+            self._slice(intended_s).latencies_us.append(round((done_s - intended_s) * 1e6))
 
     def failed(self, name: str, intended_s: float, kind: str, detail: str = "") -> None:
         """Count an error: no answer, a refusal, or a wrong answer."""
@@ -82,6 +100,8 @@ class Measurement:
             errors = self._tally(name).errors
             errors[kind] = errors.get(kind, 0) + 1
             self._examples.setdefault(kind, f"{name}: {detail or kind}")
+            if self._slice_s:
+                self._slice(intended_s).errors += 1
 
     def sent(self, intended_s: float) -> None:
         """Count a request of the schedule that is sent now, on time or not."""
@@ -113,7 +133,8 @@ class Measurement:
             for name, tally in sorted(self._tallies.items())
         }
         generated = Generated(self._cpu_s or 0.0, self._delays.encoded(), self._sent, self._missed)
-        return Seen(self.ends_s - self.begins_s, requests, [generated], dict(self._examples), notes or [])
+        timeline = [self._slices[number] for number in sorted(self._slices)]
+        return Seen(self.ends_s - self.begins_s, requests, [generated], dict(self._examples), notes or [], timeline)
 
     def _counts(self, intended_s: float) -> bool:
         if intended_s < self.begins_s:
@@ -128,6 +149,11 @@ class Measurement:
     def _stop_clock(self) -> None:
         if self._cpu_s is None:
             self._cpu_s = 0.0 if self._cpu_before_s is None else time.process_time() - self._cpu_before_s
+
+    def _slice(self, intended_s: float) -> Slice:
+        every_s = self._slice_s or math.inf
+        number = int((intended_s - self.begins_s) / every_s)
+        return self._slices.setdefault(number, Slice(number * every_s, []))
 
     def _tally(self, name: str) -> _Tally:
         tally = self._tallies.get(name)
@@ -150,7 +176,17 @@ def merged(parts: list[Seen]) -> Seen:
         generators=[generated for part in parts for generated in part.generators],
         examples={kind: text for part in reversed(parts) for kind, text in part.examples.items()},
         notes=list(dict.fromkeys(note for part in parts for note in part.notes)),
+        timeline=_one_timeline([each for part in parts for each in part.timeline]),
     )
+
+
+def _one_timeline(slices: list[Slice]) -> list[Slice]:
+    joined: dict[float, Slice] = {}
+    for part in slices:
+        whole = joined.setdefault(part.begins_s, Slice(part.begins_s, []))
+        whole.latencies_us.extend(part.latencies_us)
+        whole.errors += part.errors
+    return [joined[begins_s] for begins_s in sorted(joined)]
 
 
 def together(*counted: Counted) -> Counted:

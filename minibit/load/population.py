@@ -203,7 +203,7 @@ class Population:
         self._tick += 1
         action.member.swarm.asked.discard(action)
         if action.kind is not Kind.STOP:
-            self._waiting.append(action.member)
+            self._waiting.appendleft(action.member)  # it tries again soon, as clients do
         elif not self._ending:
             self._quiet.append(action.member)
 

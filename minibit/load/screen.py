@@ -66,7 +66,7 @@ def comparison(results: Sequence[tuple[str, LoadResult]]) -> Table:
         bound = " (bound)" if result.generator_was_the_bound else ""
         shown.add_row(
             name,
-            f"{result.title} {result.target}",
+            f"{result.title} {result.target.removeprefix('http://')}",
             loop_of(result),
             f"{result.rate_per_s:,.0f}",
             f"{result.error_share:.2%}",

@@ -9,10 +9,12 @@ import ipaddress
 import logging
 import os
 import random
+import resource
 import signal
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -39,11 +41,16 @@ def content(size_bytes: int) -> bytes:
 
 
 def serve_tracker(options: argparse.Namespace) -> int:
-    """Fill and serve; print the resident bytes that each registered peer takes."""
+    """Fill and serve; print the resident bytes that each registered peer takes, and when they were registered."""
+    filled_s: list[float] = []  # while it is filled, one moment is all the time there is: they expire at once
+
+    def clock() -> float:
+        return filled_s[0] if len(filled_s) == 1 else time.monotonic()
 
     def fill(tracker: TrackerApp) -> None:
         before = psutil.Process().memory_info().rss
         spare_the_old()
+        filled_s.append(time.monotonic())
         for number in range(options.registered):
             ip = str(ipaddress.IPv4Address(FIRST_ADDRESS + number))
             port = 1024 + number % 60_000
@@ -51,7 +58,8 @@ def serve_tracker(options: argparse.Namespace) -> int:
             announcement = Announcement(peer_id, ip, ip, port, seed=False, ttl_s=options.registered_ttl)
             tracker.registry.announce(options.info_hash, announcement, count=0)
         grown = psutil.Process().memory_info().rss - before
-        print(grown // options.registered if options.registered else 0, flush=True)
+        print(grown // options.registered if options.registered else 0, filled_s[0], flush=True)
+        filled_s.append(time.monotonic())
 
     return serve(
         options.host,
@@ -62,6 +70,7 @@ def serve_tracker(options: argparse.Namespace) -> int:
         prepare=fill,
         threads=options.threads,
         announce_interval_s=options.announce_interval,
+        clock=clock,
     )
 
 
@@ -108,6 +117,7 @@ def main() -> int:
     common.add_argument("--port", type=int, default=0)
     common.add_argument("--ready-fd", type=int)
     common.add_argument("--stop-fd", type=int)
+    common.add_argument("--open-files", type=int, help="limit itself to so many")
     kinds = parser.add_subparsers(required=True)
     tracker = kinds.add_parser("tracker", parents=[common])
     tracker.add_argument("--server", choices=SERVERS, default="waitress")
@@ -124,6 +134,8 @@ def main() -> int:
     peer.add_argument("--max-neighbours", type=int, default=1000)
     peer.set_defaults(serve=serve_peer)
     options = parser.parse_args()
+    if options.open_files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (options.open_files, options.open_files))
     try:
         return int(options.serve(options))
     except MiniBitError as error:

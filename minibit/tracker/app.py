@@ -111,7 +111,7 @@ class TrackerApp:
         self._setup_routes()
         self._access_log = _open_access_log(access_log) if access_log else None
         if self._access_log:
-            self.app.wsgi_app = access_logged(  # type: ignore[method-assign]
+            self.app.wsgi_app = access_logged(  # type: ignore[method-assign,assignment]
                 self.app.wsgi_app, partial(_write_line, self._access_log)
             )
 
