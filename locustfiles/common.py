@@ -5,7 +5,9 @@ A file that imports this must import locust before anything else, see ``locustfi
 
 import argparse
 import math
+import os
 import random
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -34,6 +36,7 @@ PLAN, REPORT = "minibit_plan", "minibit_report"  # messages between master and w
 REPORTS_WITHIN_S = 15.0
 STOPPING_S = 0.25  # locust is busy with itself before it ends a run, and kills what is under way then
 EXIT_FAILED, EXIT_USAGE = 1, 2
+DRAWN = -1
 DEFAULT_FAIL_IF = "errors>0"
 
 now_s = time.perf_counter
@@ -44,14 +47,14 @@ def add_options(parser: Any) -> None:
     options = parser.add_argument_group("MiniBit")
     options.add_argument(
         "--arrival-rate",
-        type=_positive,
-        default=None,
+        type=_not_negative,
+        default=0.0,
         metavar="R",
-        help="open loop: R requests per second on a fixed schedule; default: closed loop, users wait for their answers",
+        help="open loop: R requests per second on a fixed schedule; 0 is a closed loop: users wait for their answers",
     )
     options.add_argument("--arrivals", choices=ARRIVALS, default="constant", help="how the schedule is spaced")
-    options.add_argument("--warm-up", type=_seconds, default=3.0, metavar="S", help="seconds that do not count")
-    options.add_argument("--seed", type=int, default=None, help="of every random choice; default: drawn, and printed")
+    options.add_argument("--warm-up", type=_not_negative, default=3.0, metavar="S", help="seconds that do not count")
+    options.add_argument("--seed", type=int, default=DRAWN, help="of every random choice; -1: drawn, see the result")
     options.add_argument(
         "--fail-if",
         action="append",
@@ -68,18 +71,9 @@ def _refuse(why: str) -> NoReturn:
     sys.exit(EXIT_USAGE)
 
 
-def _positive(text: str) -> float | None:
-    if text in {"", "None"}:
-        return None  # the web form's empty field
+def _not_negative(text: str) -> float:
     value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
-    return value
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if value < 0:
+    if not value >= 0:
         raise argparse.ArgumentTypeError(f"must not be negative: {text}")
     return value
 
@@ -150,6 +144,8 @@ class LoadTest:
     def _on_init(self, environment: Environment, **_: Any) -> None:
         self._environment = environment
         runner = environment.runner
+        # Ctrl-C as SIGTERM, which gevent's loop takes: else it is raised wherever a user happens to be.
+        gevent.signal_handler(signal.SIGINT, os.kill, os.getpid(), signal.SIGTERM)
         environment.events.test_start.add_listener(self._on_start)
         environment.events.test_stopping.add_listener(lambda **_: self.measurement.end(now_s()))
         environment.events.test_stop.add_listener(self._on_stop)
@@ -178,7 +174,7 @@ class LoadTest:
         """Share the work out; begin here unless this is a master."""
         runner, options = environment.runner, environment.parsed_options
         if not isinstance(runner, WorkerRunner):
-            seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 31)
+            seed = random.SystemRandom().randrange(1 << 31) if options.seed == DRAWN else options.seed
             self._plan = {"seed": seed, "part": 0, "parts": 1, "run_time_s": options.run_time or 0}
             self._plan["output"] = self.embedded_output
             self._reports, self._expected, self._concluded = [], 1, False
@@ -247,7 +243,7 @@ class LoadTest:
         self._concluded = True
         self._all_there.wait(REPORTS_WITHIN_S)
         options = self._environment.parsed_options
-        thresholds = [Threshold.parse(text) for text in options.fail_if or [DEFAULT_FAIL_IF]]
+        thresholds = [Threshold.parse(text) for text in as_list(options.fail_if) or [DEFAULT_FAIL_IF]]
         if not self._reports:
             print("error: no worker reported what it had seen", file=sys.stderr)
             self._environment.process_exit_code = EXIT_FAILED
@@ -273,7 +269,7 @@ class LoadTest:
             title=title,
             target=str(self._environment.host),
             protocol=protocol,
-            arrival_rate_per_s=options.arrival_rate,
+            arrival_rate_per_s=options.arrival_rate or None,
             arrivals=options.arrivals if options.arrival_rate else None,
             users=getattr(options, "num_users", None) or 1,
             processes=len(self._reports),
@@ -336,6 +332,12 @@ class LoadUser(FastHttpUser):
         finally:
             if not answered:
                 source.lose(job)
+
+
+def as_list(given: list[str] | str | None) -> list[str]:
+    """Return an option that may be repeated, also as the web page sends it: one text, with commas."""
+    parts = given.split(",") if isinstance(given, str) else given or []
+    return [part.strip() for part in parts if part.strip()]
 
 
 def crowd_of(options: Any) -> Crowd | None:

@@ -20,7 +20,7 @@ from locust import events, task
 import argparse
 from typing import Any
 
-from common import LoadTest, LoadUser, add_options
+from common import LoadTest, LoadUser, add_options, as_list
 
 from minibit.load.dialects import DIALECTS
 from minibit.load.population import FAULTS, VANISH_SHARE, Population
@@ -65,7 +65,7 @@ def make_source(options: Any, seed: int, part: int, parts: int) -> TrackerSource
         part=part,
         parts=parts,
         vanish_share=options.vanish,
-        allowed=[FAULTS[name] for name in options.allow or []],
+        allowed=[FAULTS[name] for name in as_list(options.allow)],
     )
     return TrackerSource(population, options.protocol)
 
@@ -74,7 +74,7 @@ def describe(options: Any) -> tuple[str, str, dict[str, Any]]:
     """Return title, protocol and the options that belong to a result."""
     names = ("peers", "swarms", "zipf", "vanish", "server")
     kept = {name: getattr(options, name) for name in names}
-    return f"tracker, {options.protocol}", options.protocol, {**kept, "allow": ",".join(options.allow or [])}
+    return f"tracker, {options.protocol}", options.protocol, {**kept, "allow": ",".join(as_list(options.allow))}
 
 
 load = LoadTest(

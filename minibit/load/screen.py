@@ -16,7 +16,7 @@ def table(result: LoadResult) -> Table:
     """Return each kind of request with its rate, errors and latencies in milliseconds."""
     title = (
         f"{result.title}: {loop_of(result)}, {result.seen.duration_s:.1f} s after {result.warm_up_s:g} s of warm-up,"
-        f" {result.target}"
+        f" seed {result.seed}, {result.target}"
     )
     shown = Table(title=title, title_justify="left")
     shown.add_column("request")

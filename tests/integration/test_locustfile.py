@@ -178,7 +178,7 @@ def test_a_tracker_that_is_not_there_fails_in_figures_not_in_tracebacks(tmp_path
     [
         (("--fail-if", "p98>1"), "is not a threshold"),
         (("-t", "1s", "--warm-up", "2"), "leaves nothing after a --warm-up of 2 s"),
-        (("--arrival-rate", "0"), "must be above 0"),
+        (("--arrival-rate", "-1"), "must not be negative"),
         (("--peers", "0"), "must be at least 1"),
     ],
 )

@@ -6,14 +6,14 @@ import random
 import time
 
 import pytest
+from made_up import result_of, seen_of
 
 from minibit.errors import RecordError, UsageError
 from minibit.load import screen
 from minibit.load.latency import Latency
 from minibit.load.measurement import Measurement, decoded, merged, plain, together
-from minibit.load.result import LoadResult, Threshold, failures, read, write
+from minibit.load.result import Threshold, failures, read, write
 from minibit.load.schedule import Crowd, Schedule
-from minibit.provenance import describe_machine
 
 
 def test_a_histogram_reads_back_to_a_thousandth():
@@ -126,42 +126,6 @@ def test_the_generator_knows_its_own_processor_time():
         pass
     measured.end(time.perf_counter())
     assert 0.05 < measured.seen().generators[0].cpu_s < 0.4
-
-
-def seen_of(latencies_s, *, errors=0, missed=0, cpu=False, delay_s=0.0):
-    measured = Measurement(0.0, 10.0, open_loop=True)
-    for latency_s in latencies_s:
-        measured.sent(1.0)
-        measured.answered("/x", 1.0, 1.0, 1.0 + latency_s)
-    for _ in range(errors):
-        measured.sent(1.0)
-        measured.failed("/x", 1.0, "status 503")
-    for _ in range(missed):
-        measured.missed(2.0)
-    measured.delayed(1.0, delay_s)
-    measured.end(10.0)
-    seen = measured.seen()
-    if cpu:
-        seen.generators[0].cpu_s = 9.5
-    return seen
-
-
-def result_of(*seen):
-    return LoadResult(
-        title="tracker, rest",
-        target="http://127.0.0.1:1",
-        protocol="rest",
-        arrival_rate_per_s=100.0,
-        arrivals="constant",
-        users=10,
-        processes=len(seen),
-        seed=1,
-        warm_up_s=1.0,
-        started_at="2026-01-01T00:00:00+00:00",
-        machine=describe_machine(),
-        commit=None,
-        seen=merged(list(seen)),
-    )
 
 
 @pytest.mark.parametrize(

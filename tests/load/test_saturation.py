@@ -1,60 +1,22 @@
 """The search for the highest rate that is borne, against targets whose saturation is known; and the real command."""
 
 import json
-import math
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
 
 import psutil
 import pytest
+from made_up import LIMITS, Target
 
 from minibit.errors import MiniBitError, UsageError
 from minibit.load.drive import drive
 from minibit.load.embedded import Embedded
 from minibit.load.generator import Plan
-from minibit.load.measurement import Measurement
-from minibit.load.result import LoadResult
 from minibit.load.sampler import Sampler
 from minibit.load.saturate import Subject, read, saturate, summary, write
-from minibit.load.saturation import Limits, judged, search
-from minibit.provenance import describe_machine
-
-MACHINE = describe_machine()
-LIMITS = Limits(latency_s=0.05, error_share=0.001)
-
-
-class Target:
-    """Bears ``capacity`` a second; beyond it requests wait for half the test and more."""
-
-    def __init__(self, capacity, *, noise=0.0, generator_bears=math.inf, errors=0.0):
-        self.capacity, self.noise, self.generator_bears, self.errors = capacity, noise, generator_bears, errors
-        self.rng = random.Random(1)
-        self.asked = []
-
-    def __call__(self, rate):
-        self.asked.append(rate)
-        capacity = self.capacity * math.exp(self.rng.gauss(0, self.noise))
-        wanted = rate if rate is not None else capacity
-        latency_s = 0.002 if wanted <= capacity else 1.0
-        measured = Measurement(0.0, 5.0, open_loop=rate is not None)
-        answered = round(5 * min(wanted, capacity) / 100)  # in hundreds, to be fast
-        for _ in range(answered):
-            measured.sent(1.0)
-            measured.answered("/x", 1.0, 1.0, 1.0 + latency_s)
-        for _ in range(math.ceil(answered * self.errors)):
-            measured.failed("/x", 1.0, "status 503")
-        measured.end(5.0)
-        seen = measured.seen()
-        seen.generators[0].cpu_s = 0.05 if wanted > self.generator_bears else 0.01
-        seen.duration_s = 0.05
-        result = LoadResult(
-            title="x", target="x", protocol="rest", arrival_rate_per_s=rate, users=1, processes=1, seed=1,
-            warm_up_s=0.0, started_at="", machine=MACHINE, commit=None, seen=seen,
-        )  # fmt: skip
-        return judged(rate or math.inf, result, None, LIMITS)
+from minibit.load.saturation import search
 
 
 @pytest.mark.parametrize("capacity", [400, 3000, 26_000])
