@@ -35,6 +35,7 @@ from minibit.provenance import code_version, describe_machine
 PLAN, REPORT = "minibit_plan", "minibit_report"  # messages between master and workers
 REPORTS_WITHIN_S = 15.0
 STOPPING_S = 0.25  # locust is busy with itself before it ends a run, and kills what is under way then
+GIVEN_UP_S = 1.0  # who has waited so long for an answer when the test ends did not get one
 EXIT_FAILED, EXIT_USAGE = 1, 2
 DRAWN = -1
 DEFAULT_FAIL_IF = "errors>0"
@@ -78,6 +79,21 @@ def _not_negative(text: str) -> float:
     return value
 
 
+def at_least_one(text: str) -> int:
+    """Read a number of things."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    return int(text)
+
+
+def share(text: str) -> float:
+    """Read a share, from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be within 0 and 1, not {text}")
+    return value
+
+
 def _threshold(text: str) -> str:
     try:
         return Threshold.parse(text).text
@@ -118,6 +134,7 @@ class LoadTest:
         self._started_at = ""
         self._concluded = True
         self._embedded: Embedded | None = None
+        self.ending = False  # users are being stopped
         events.init.add_listener(self._on_init)
 
     # -------------------------------------------------------------- what users ask
@@ -147,7 +164,7 @@ class LoadTest:
         # Ctrl-C as SIGTERM, which gevent's loop takes: else it is raised wherever a user happens to be.
         gevent.signal_handler(signal.SIGINT, os.kill, os.getpid(), signal.SIGTERM)
         environment.events.test_start.add_listener(self._on_start)
-        environment.events.test_stopping.add_listener(lambda **_: self.measurement.end(now_s()))
+        environment.events.test_stopping.add_listener(self._on_stopping)
         environment.events.test_stop.add_listener(self._on_stop)
         if isinstance(runner, WorkerRunner):
             runner.register_message(PLAN, lambda msg, **_: self._plan.update(msg.data))
@@ -170,6 +187,10 @@ class LoadTest:
             environment.events.quit.add_listener(lambda **_: self._stop_embedded())
         environment.events.quitting.add_listener(self._on_quitting)
 
+    def _on_stopping(self, **_: Any) -> None:
+        self.measurement.end(now_s())
+        self.ending = True
+
     def _on_start(self, environment: Environment, **_: Any) -> None:
         """Share the work out; begin here unless this is a master."""
         runner, options = environment.runner, environment.parsed_options
@@ -190,8 +211,13 @@ class LoadTest:
 
     def _begin_here(self, options: Any) -> None:
         plan = self._plan
+        if not plan:
+            print("error: this worker came after the test had begun: start it before", file=sys.stderr)
+            self._environment.runner.quit()
+            return
         self.embedded_output = plan["output"]
         self._begins_s = now_s()
+        self.ending = False
         self.crowd = crowd_of(options)
         self.schedule = None
         if options.arrival_rate:
@@ -295,8 +321,8 @@ class LoadUser(FastHttpUser):
     wait_time = constant(0)
 
     def on_stop(self) -> None:
-        """Tidy up, as much as this connection can."""
-        while (job := self.load.source.leave(now_s())) is not None:
+        """Tidy up, as much as this connection can, once the test ends; a shape may take users away before."""
+        while self.load.ending and (job := self.load.source.leave(now_s())) is not None:
             self.send(job, now_s())
 
     def send_next(self, intended_s: float) -> None:
@@ -306,9 +332,8 @@ class LoadUser(FastHttpUser):
     def send(self, job: Job, intended_s: float) -> None:
         """Send one request and judge its answer; what is wrong counts as failed for locust too."""
         request, source, measurement = job.request, self.load.source, self.load.measurement
-        answered = False
+        answered, sent_s = False, now_s()
         try:
-            sent_s = now_s()
             with self.client.request(
                 request.method,
                 request.target,
@@ -332,6 +357,8 @@ class LoadUser(FastHttpUser):
         finally:
             if not answered:
                 source.lose(job)
+                if now_s() - sent_s > GIVEN_UP_S and self.load.ending:  # killed with its answer still to come
+                    measurement.failed(request.name, intended_s, NO_ANSWER, "none when the test ended")
 
 
 def as_list(given: list[str] | str | None) -> list[str]:

@@ -20,12 +20,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from common import LoadTest, LoadUser, add_options
+from common import LoadTest, LoadUser, add_options, at_least_one, share
 
 from minibit import metainfo
 from minibit.errors import UsageError
 from minibit.load.blocks import BlockSource
-from minibit.units import parse_size
+from minibit.units import format_size, parse_size
 
 
 @events.init_command_line_parser.add_listener
@@ -35,12 +35,12 @@ def add_arguments(parser: Any) -> None:
     options = parser.add_argument_group("MiniBit: peer")
     options.add_argument("--block-size", type=_size, default="256KiB", help="of the embedded peer's file")
     options.add_argument("--size", type=_size, default="16MiB", help="of the embedded peer's file")
-    options.add_argument("--leechers", type=int, default=8, metavar="N", help="that ask; a seed unchokes five")
+    options.add_argument("--leechers", type=at_least_one, default=8, metavar="N", help="that ask; a seed unchokes five")
     options.add_argument(
-        "--choked-share", type=_share, default=0.1, metavar="P", help="of the requests, from choked ones"
+        "--choked-share", type=share, default=0.1, metavar="P", help="of the requests, from choked ones"
     )
     options.add_argument(
-        "--json-share", type=_share, default=0.0, metavar="P", help="of the requests, for base64 in JSON"
+        "--json-share", type=share, default=0.0, metavar="P", help="of the requests, for base64 in JSON"
     )
     options.add_argument("--torrent", default="", metavar="FILE", help="of the file that the peer at --host has")
 
@@ -51,13 +51,6 @@ def _size(text: str) -> str:
     except UsageError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return text
-
-
-def _share(text: str) -> float:
-    share = float(text)
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"must be within 0 and 1, not {text}")
-    return share
 
 
 def make_source(options: Any, seed: int, part: int, parts: int) -> BlockSource:  # noqa: ARG001  leechers are not shared
@@ -74,8 +67,9 @@ def make_source(options: Any, seed: int, part: int, parts: int) -> BlockSource: 
 
 def describe(options: Any) -> tuple[str, str, dict[str, Any]]:
     """Return title, protocol and the options that belong to a result."""
-    names = ("block_size", "size", "leechers", "choked_share", "json_share", "torrent")
-    return f"peer, blocks of {options.block_size}", "rest", {name: getattr(options, name) for name in names}
+    names = ("leechers", "choked_share", "json_share", "torrent")
+    block_size = format_size(metainfo.read(Path(options.torrent or load.embedded_output)).block_size_bytes)
+    return f"peer, blocks of {block_size}", "rest", {name: getattr(options, name) for name in names}
 
 
 def check(options: Any, host: str | None) -> str | None:

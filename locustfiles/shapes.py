@@ -12,6 +12,7 @@ arrivals; and the newcomers among the peers all go to one swarm.
 from locust import LoadTestShape, events
 
 # isort: on
+import argparse
 from typing import Any
 
 from common import crowd_of
@@ -21,9 +22,15 @@ from common import crowd_of
 def add_options(parser: Any) -> None:
     """Add the crowd's size and time."""
     options = parser.add_argument_group("MiniBit: flash crowd")
-    options.add_argument("--crowd", type=float, default=10.0, metavar="K", help="times the usual load")
-    options.add_argument("--crowd-at", type=float, default=10.0, metavar="S", help="seconds after the start")
-    options.add_argument("--crowd-for", type=float, default=10.0, metavar="S", help="how long it stays")
+    options.add_argument("--crowd", type=_above_0, default=10.0, metavar="K", help="times the usual load")
+    options.add_argument("--crowd-at", type=_above_0, default=10.0, metavar="S", help="seconds after the start")
+    options.add_argument("--crowd-for", type=_above_0, default=10.0, metavar="S", help="how long it stays")
+
+
+def _above_0(text: str) -> float:
+    if not float(text) > 0:
+        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+    return float(text)
 
 
 class FlashCrowd(LoadTestShape):

@@ -17,10 +17,9 @@ the tracker has been told. Users are connections: each carries whatever peer spe
 from locust import events, task
 
 # isort: on
-import argparse
 from typing import Any
 
-from common import LoadTest, LoadUser, add_options, as_list
+from common import LoadTest, LoadUser, add_options, as_list, at_least_one, share
 
 from minibit.load.dialects import DIALECTS
 from minibit.load.population import FAULTS, VANISH_SHARE, Population
@@ -33,10 +32,10 @@ def add_arguments(parser: Any) -> None:
     add_options(parser)
     options = parser.add_argument_group("MiniBit: tracker")
     options.add_argument("--protocol", choices=list(DIALECTS), default="rest", help="MiniBit's own, or any tracker's")
-    options.add_argument("--peers", type=_at_least_one, default=500, metavar="N", help="that live at the same time")
-    options.add_argument("--swarms", type=_at_least_one, default=100, metavar="N", help="that they are in")
+    options.add_argument("--peers", type=at_least_one, default=500, metavar="N", help="that live at the same time")
+    options.add_argument("--swarms", type=at_least_one, default=100, metavar="N", help="that they are in")
     options.add_argument("--zipf", type=float, default=1.0, metavar="S", help="popularity of rank k is 1/k^S")
-    options.add_argument("--vanish", type=float, default=VANISH_SHARE, metavar="P", help="leave without saying so")
+    options.add_argument("--vanish", type=share, default=VANISH_SHARE, metavar="P", help="leave without saying so")
     options.add_argument(
         "--allow",
         action="append",
@@ -47,12 +46,6 @@ def add_arguments(parser: Any) -> None:
     options.add_argument(
         "--server", choices=("waitress", "granian"), default="waitress", help="of the embedded tracker"
     )
-
-
-def _at_least_one(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
-    return int(text)
 
 
 def make_source(options: Any, seed: int, part: int, parts: int) -> TrackerSource:
@@ -72,7 +65,7 @@ def make_source(options: Any, seed: int, part: int, parts: int) -> TrackerSource
 
 def describe(options: Any) -> tuple[str, str, dict[str, Any]]:
     """Return title, protocol and the options that belong to a result."""
-    names = ("peers", "swarms", "zipf", "vanish", "server")
+    names = ("peers", "swarms", "zipf", "vanish", *(() if options.host else ("server",)))
     kept = {name: getattr(options, name) for name in names}
     return f"tracker, {options.protocol}", options.protocol, {**kept, "allow": ",".join(as_list(options.allow))}
 

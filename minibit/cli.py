@@ -218,17 +218,20 @@ SHARE = _Parsed("share", parse_share)
 @click.option("--errors", type=SHARE, default="0.1%", show_default=True, help="and errors are no more than this.")
 @click.option("--seconds", type=POSITIVE, default=5.0, show_default=True, help="Length of one trial.")
 @click.option("--warm-up", "warm_up_s", type=click.FloatRange(0), default=1.0, show_default=True)
-@click.option("--repeats", type=click.IntRange(1, 99), default=3, show_default=True, help="Trials of a rate, at most.")
+@click.option(
+    "--repeats", type=click.IntRange(1, 99), default=3, show_default=True, help="Trials of a rate, at most; odd."
+)
 @click.option("--connections", type=click.IntRange(1, 10_000), help="[default: 64; to a peer 4]")
 @click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="That make the load.")
 @click.option("--arrivals", type=click.Choice(["constant", "poisson"]), default="constant", show_default=True)
 @click.option("--driver", type=click.Choice(["minibit", "locust"]), default="minibit", show_default=True)
-@click.option("--registered", type=COUNTS, help="With so many peers in the tracker: 10,1000,100000.")
+@click.option("--registered", type=COUNTS, help="With so many other peers in the tracker: 10,1000.")
 @click.option("--threads", type=COUNTS, help="With so many threads in the tracker: 1,2,4,8.")
 @click.option("--allow", multiple=True, help="Do not count this fault (see the locustfile), like caller.")
 @click.option("--block-size", default="256KiB", show_default=True, help="Of the embedded peer's file.")
 @click.option("--size", default="16MiB", show_default=True, help="Of the embedded peer's file.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of every random choice.")
+@click.option("--close", is_flag=True, help="A connection for each request.")
+@click.option("--seed", type=int, help="Of every random choice.  [default: drawn]")
 @click.option("-o", "--output", type=FOLDER, default=Path("saturation"), show_default=True, help="Record and plot.")
 def saturate(
     what: str, *, p50: float | None, p99: float, errors: float, repeats: int, output: Path, **options: Any

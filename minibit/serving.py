@@ -40,8 +40,9 @@ MAX_BODY_BYTES = 1024 * 1024  # CONTRACT: a larger request is answered 413
 BACKLOG = 1024  # a flash crowd connects within one scheduling slice; the kernel caps this at somaxconn
 IDLE_CONNECTION_S = 120  # waitress's own default; longer than any interval between two messages of a live swarm
 REQUEST_WITHIN_S = 60.0  # from its first byte to its last: a mebibyte at 140 kbit/s
-JUST_SERVED_S = 1.0  # a connection served so lately is in use
-LOOK_FOR_ROOM_S = 0.1  # while all are taken
+JUST_SERVED_S = 0.25  # a connection served so lately is in use
+LOOK_FOR_ROOM_S = 0.1  # while all are taken and nothing happens
+LOOK_THROUGH_S = 1e-5  # at most a tenth of the time goes into looking for room: a microsecond for each connection
 ROOM_SHARE = 20  # of the connections allowed, one in so many is closed when they are all taken
 SAY_AGAIN_AFTER_S = 60.0
 LOOK_EVERY_S = 5.0  # for connections that idle for too long
@@ -375,7 +376,8 @@ class _Server(TcpWSGIServer):
     def listen_again(self) -> None:
         """Wait for the next connection, if there may be one more."""
         with self._overflow, contextlib.suppress(OSError, ValueError):  # closed meanwhile
-            if self._is_full and self._looked_for_room_s + LOOK_FOR_ROOM_S <= time.monotonic():
+            rests_s = LOOK_THROUGH_S * self.adj.connection_limit
+            if self._is_full and self._looked_for_room_s + rests_s <= time.monotonic():
                 self._looked_for_room_s = time.monotonic()
                 self._make_room()
             flags = select.EPOLLIN if self.readable() else 0

@@ -1,5 +1,6 @@
 """Load tests as a person sees them: each trial as it ends, the table and the curve when all are done."""
 
+import random
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,15 @@ def run_saturate(
     unknown = [name for name in allow if name not in FAULTS]
     if unknown:
         raise click.UsageError(f"--allow {unknown[0]}: there are {', '.join(FAULTS)}")
+    if what == "peer" and (allow or options["protocol"] != "rest"):
+        raise click.UsageError("--protocol and --allow are of a tracker")
     subject = Subject(what=what, **{name: options[name] for name in Subject.__struct_fields__ if name in options})
     plan = Plan(
         url="",
         kind=what,
-        seed=options["seed"],
+        seed=random.SystemRandom().randrange(1 << 31) if options["seed"] is None else options["seed"],
         protocol=options["protocol"],
+        close=options["close"],
         arrivals=options["arrivals"],
         connections=connections or CONNECTIONS[what],
         seconds=options["seconds"],
@@ -89,15 +93,12 @@ def print_saturation(record: SaturationRecord) -> None:
 def draw(record: SaturationRecord, stem: Path) -> list[Path]:
     """Draw latency against rate of the first state, and return the files."""
     found = record.found[0]
-    points = [
-        LoadPoint(trial.rate_per_s, trial.result.latency().percentiles(), held=not trial.broke)
-        for trial in found.trials
-    ]
+    points = [LoadPoint(trial.rate_per_s, trial.result.latency().percentiles()) for trial in found.trials]
     return latency_curve(
         points,
         stem,
         title=f"Latency against arrival rate: {record.what}",
-        subtitle=summary(found),
+        subtitle=" · ".join(filter(None, [_state(found), summary(found)])),
         limit_s=record.limits.latency_s,
         limit_name=record.limits.percentile,
         borne_per_s=found.borne_per_s,
@@ -123,7 +124,8 @@ def run_abuse(abuses: tuple[str, ...], *, output: Path, server: str, protocol: s
 def print_abuses(record: AbuseRecord) -> None:
     """Print the good clients' p99 and errors in each phase."""
     table = Table(
-        title=f"good clients, {record.rate_per_s:,.0f} requests/s, tracker under {record.server}", title_justify="left"
+        title=f"good clients, {record.course.rate_per_s:,.0f} requests/s, tracker under {record.server}",
+        title_justify="left",
     )
     table.add_column("abuse")
     for name in (
@@ -146,15 +148,22 @@ def print_abuses(record: AbuseRecord) -> None:
             f"{found.during.max_s * 1e3:.0f}",
             *(f"{phase.errors:,}" for phase in phases),
             "never" if found.recovery_s is None else f"{found.recovery_s:.1f}",
-            found.what,
+            "; ".join([found.what, *(f"GENERATOR: {why}" for why in found.generator)]),
         )
     Console(highlight=False, soft_wrap=True, width=width()).print(table)
 
 
 def _print_abuse(found: Abuse) -> None:
     phases = (found.before, found.during, found.after)
-    shown = ", ".join(f"{phase.p99_s * 1e3:.1f} ms" for phase in phases)
+    shown = ", ".join(f"{phase.p99_s * 1e3:.1f} ms" if phase.answered else "-" for phase in phases)
     click.echo(f"{found.name:>12}: p99 before, during, after: {shown}", err=True)
+
+
+def _state(found: Saturation) -> str:
+    """Return what the tracker was like, if that was asked for."""
+    registered = f"{found.registered:,} peers registered" if found.registered is not None else ""
+    threads = f"{found.threads} threads" if found.threads is not None else ""
+    return ", ".join(filter(None, [registered, threads]))
 
 
 def _print_trial(trial: Trial, loop: str) -> None:
@@ -178,7 +187,7 @@ def _trials_table(record: SaturationRecord, found: Saturation) -> Table:
     )
     for name in ("rate/s", "answered", "p50 ms", "p99 ms", "p99.9 ms", "max ms", "errors", "missed", "generator"):
         table.add_column(name, justify="right")
-    for name in ("server", "queue"):
+    for name in ("server", "queue ≥"):
         table.add_column(name, justify="right")
     table.add_column("borne")
     for trial in found.trials:
@@ -213,12 +222,13 @@ def _states_table(record: SaturationRecord) -> Table:
     for name in ("registered", "threads", "borne/s", "not borne/s", "closed loop/s", "server CPU", "RSS", "bound by"):
         table.add_column(name, justify="right")
     for found in record.found:
-        server = found.closed_loop.server
+        borne = [trial.server for trial in found.trials if trial.rate_per_s == found.borne_per_s]
+        server = borne[0] if borne else None
         table.add_row(
             "-" if found.registered is None else f"{found.registered:,}",
             "-" if found.threads is None else str(found.threads),
             "-" if found.borne_per_s is None else f"{found.borne_per_s:,.0f}",
-            "-" if found.broke_per_s is None else f"{found.broke_per_s:,.0f}",
+            f"{found.broke_per_s:,.0f}",
             f"{found.closed_loop.result.rate_per_s:,.0f}",
             f"{server.cpu_cores:.0%}" if server else "-",
             format_size(server.rss_bytes) if server else "-",

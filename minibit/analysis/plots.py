@@ -61,11 +61,10 @@ def completion_curve(
 
 @dataclass(frozen=True, slots=True)
 class LoadPoint:
-    """One open-loop test: its rate, its percentiles in seconds by name, whether it kept the limits."""
+    """One open-loop test: its rate, its percentiles in seconds by name."""
 
     rate_per_s: float
     percentiles_s: Mapping[str, float]
-    held: bool
 
 
 def latency_curve(

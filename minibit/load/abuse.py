@@ -2,9 +2,9 @@
 
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import msgspec
 import requests
 
-from minibit.errors import RecordError, UsageError
-from minibit.load.attacks import ATTACKS, MALFORMED_PER_S
+from minibit.errors import MiniBitError, RecordError, UsageError
+from minibit.load.attacks import ATTACKS
 from minibit.load.drive import drive
 from minibit.load.embedded import Embedded
 from minibit.load.generator import Plan
@@ -58,20 +58,8 @@ class Abuse(msgspec.Struct, kw_only=True):
     after: Phase
     recovery_s: float | None
     errors: dict[str, int]
+    generator: list[str] = []  # why the good clients' figures may be their generator's own
     timeline: list[Slice]
-
-
-class AbuseRecord(msgspec.Struct, kw_only=True):
-    """Everything that ``minibit abuse`` found. The good clients send ``rate_per_s`` requests."""
-
-    kind: str = "abuse"
-    schema_version: int = SCHEMA_VERSION
-    server: str
-    rate_per_s: float
-    started_at: str
-    machine: Machine
-    commit: CodeVersion | None
-    found: list[Abuse]
 
 
 class Course(msgspec.Struct, kw_only=True):
@@ -82,6 +70,20 @@ class Course(msgspec.Struct, kw_only=True):
     after_s: float = 10.0
     rate_per_s: float = 500.0
     sockets: int = 500
+
+
+class AbuseRecord(msgspec.Struct, kw_only=True):
+    """Everything that ``minibit abuse`` found."""
+
+    kind: str = "abuse"
+    schema_version: int = SCHEMA_VERSION
+    server: str
+    protocol: str
+    course: Course
+    started_at: str
+    machine: Machine
+    commit: CodeVersion | None
+    found: list[Abuse]
 
 
 def abuse(
@@ -103,7 +105,8 @@ def abuse(
         watch(found[-1])
     return AbuseRecord(
         server=server,
-        rate_per_s=course.rate_per_s,
+        protocol=protocol,
+        course=course,
         started_at=started_at,
         machine=describe_machine(),
         commit=code_version(),
@@ -119,15 +122,20 @@ def write(record: AbuseRecord, path: Path) -> None:
 def read(path: Path) -> AbuseRecord:
     """Read what ``write`` wrote. Raise RecordError."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=AbuseRecord)
+        record = msgspec.json.decode(path.read_bytes(), type=AbuseRecord)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RecordError(f"{path} is no abuse record: {error}") from error
+    if record.schema_version != SCHEMA_VERSION:
+        raise RecordError(f"{path}: schema_version {record.schema_version} cannot be read")
+    return record
 
 
 def recovery_s(timeline: Sequence[Slice], ends_s: float, before_p99_s: float) -> float | None:
     """Return how long after ``ends_s`` all was well and stayed so; None if the last slice was not. Pure."""
     limit_us = max(WELL_FACTOR * before_p99_s, WELL_S) * 1e6
     afterwards = [part for part in timeline if part.begins_s >= ends_s]
+    if not afterwards:
+        return None
     ill = [part for part in afterwards if part.errors or quantile(part.latencies_us or [limit_us + 1], 0.99) > limit_us]
     if not ill:
         return 0.0
@@ -156,13 +164,16 @@ def _abused(name: str, course: Course, server: str, protocol: str) -> Abuse:
             seconds=course.before_s + course.during_s + course.after_s,
             slice_s=SLICE_S,
             tidy_up=False,
-            timeout_s=course.during_s,
+            # Those who open a connection for each request are the first whom a crowd of bad ones locks out.
+            close=name in ATTACKS,
             peers=stage.peers,
             allow=[*FAULTS] if name == "restart" else [],  # a tracker that begins anew knows nobody at first
         )
-        acting = threading.Thread(target=stage.act, name=name, daemon=True)
-        result = drive(plan, when_begun=lambda: stage.begin(acting))
-        acting.join()
+        with ThreadPoolExecutor(1) as crew:
+            acting: list[Future[None]] = []
+            result = drive(plan, when_begun=lambda: acting.append(stage.begin(crew)))
+            for act in acting:
+                act.result()
     finally:
         stage.close()
     timeline, begins_s, ends_s = result.seen.timeline, stage.begins_s, stage.ends_s
@@ -177,6 +188,7 @@ def _abused(name: str, course: Course, server: str, protocol: str) -> Abuse:
         after=phase_of([part for part in timeline if part.begins_s >= ends_s]),
         recovery_s=recovery_s(timeline, ends_s, before.p99_s),
         errors=result.all.errors,
+        generator=result.generator_was_the_bound,
         timeline=timeline,
     )
 
@@ -200,24 +212,24 @@ class _Attack:
         """Start the tracker."""
         return Embedded("tracker", "--server", self.server, "--open-files", str(OPEN_FILES), *more)
 
-    def begin(self, acting: threading.Thread) -> None:
+    def begin(self, crew: Executor) -> "Future[None]":
         """Take the time: the good clients begin now."""
         self.zero_s = time.monotonic() + WARM_UP_S
-        acting.start()
+        return crew.submit(self.act)
 
     def act(self) -> None:
         """Misbehave from ``begins_s`` to ``ends_s``."""
         count = max(self.course.sockets, IDLE_SOCKETS) if self.name == "idle" else self.course.sockets
-        self.what = f"{count} sockets, 1,024 allowed" if self.name == "idle" else f"{count} sockets"
-        if self.name == "malformed":
-            self.what = f"{MALFORMED_PER_S} a second"
         address = urlsplit(self.url)
         self.wait_until(self.begins_s)
         command = [sys.executable, "-m", "minibit.load.attacks", self.name, str(address.hostname), str(address.port)]
-        attacker = subprocess.Popen([*command, str(count)], stdin=subprocess.PIPE)
+        attacker = subprocess.Popen([*command, str(count)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.wait_until(self.ends_s)
-        attacker.communicate()
+        told, _ = attacker.communicate()
         self.ends_s = self.now_s()
+        if attacker.returncode:
+            raise MiniBitError(f"the attack {self.name} failed: {told.strip() or 'see above'}")
+        self.what = told.strip()
 
     def now_s(self) -> float:
         """Return the time."""
@@ -240,6 +252,9 @@ class _Expiry(_Attack):
         ttl_s = FILL_S + WARM_UP_S + self.course.before_s
         target = super().start("--registered", str(STORM_PEERS), "--registered-ttl", str(ttl_s), *more)
         self.expire_s = float(target.output.readline().split()[1]) + ttl_s
+        if time.monotonic() > self.expire_s - WARM_UP_S - self.course.before_s:
+            target.stop()
+            raise MiniBitError(f"this machine is too slow: {STORM_PEERS:,} peers took longer than {FILL_S:g} s")
         time.sleep(max(0.0, self.expire_s - WARM_UP_S - self.course.before_s - time.monotonic()))
         return target
 

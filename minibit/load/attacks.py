@@ -1,6 +1,6 @@
 """What badly behaved clients do: ``python -m minibit.load.attacks NAME HOST PORT SOCKETS``, until stdin ends.
 
-One thread, non-blocking sockets; whatever the server closes is opened again.
+One thread, non-blocking sockets; whatever the server closes is opened again a second later.
 """
 
 import contextlib
@@ -11,9 +11,11 @@ import select
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 
 STEP_S = 0.05
+OPEN_AGAIN_S = 1.0
 DRIP_EVERY_S = 1.0  # slow-loris: a byte a second on each socket
 MALFORMED_PER_S = 200
 MALFORMED = (
@@ -41,17 +43,23 @@ class _Crowd:
         self._greet = greet
         self.poller = select.poll()
         self.sockets: dict[int, socket.socket] = {}
-        self._wanted = count
+        self.opened = self.most = 0
+        self._due_s = deque([0.0] * count)  # when each of those that are not there is to be opened
 
     def refill(self, at_most: int = 200) -> None:
-        """Open those that are missing, a few at a time."""
-        for _ in range(min(at_most, self._wanted - len(self.sockets))):
+        """Open those that are due, a few at a time."""
+        for _ in range(at_most):
+            if not self._due_s or self._due_s[0] > time.monotonic():
+                return
             sock = socket.socket()
             sock.setblocking(False)
             if sock.connect_ex(self._address) not in {0, errno.EINPROGRESS}:
                 sock.close()
                 return
+            self._due_s.popleft()
             self.sockets[sock.fileno()] = sock
+            self.opened += 1
+            self.most = max(self.most, len(self.sockets))
             self.poller.register(sock.fileno(), select.POLLOUT | select.POLLIN)
 
     def attend(self) -> None:
@@ -67,13 +75,18 @@ class _Crowd:
             except OSError:
                 self.drop(descriptor)
 
+    def told(self) -> str:
+        """Return what was done."""
+        return f"up to {self.most:,} sockets at once, {self.opened:,} opened"
+
     def drop(self, descriptor: int) -> None:
         """Close one."""
         self.poller.unregister(descriptor)
         self.sockets.pop(descriptor).close()
+        self._due_s.append(time.monotonic() + OPEN_AGAIN_S)
 
 
-def slow_loris(address: tuple[str, int], count: int, goes_on: Callable[[], bool]) -> None:
+def slow_loris(address: tuple[str, int], count: int, goes_on: Callable[[], bool]) -> str:
     """Hold ``count`` connections with a request that never ends: a byte a second on each."""
     crowd = _Crowd(address, count, b"POST /register HTTP/1.1\r\nHost: x\r\nX-Slow: ")
     next_s = time.monotonic()
@@ -91,32 +104,37 @@ def slow_loris(address: tuple[str, int], count: int, goes_on: Callable[[], bool]
                     if error.errno != errno.ENOTCONN:
                         crowd.drop(descriptor)
         time.sleep(STEP_S)
+    return crowd.told()
 
 
-def idle(address: tuple[str, int], count: int, goes_on: Callable[[], bool]) -> None:
+def idle(address: tuple[str, int], count: int, goes_on: Callable[[], bool]) -> str:
     """Hold ``count`` kept-alive connections that have asked once, and say nothing more."""
     crowd = _Crowd(address, count, b"GET /stats HTTP/1.1\r\nHost: x\r\n\r\n")
     while goes_on():
         crowd.refill()
         crowd.attend()
         time.sleep(STEP_S)
+    return crowd.told()
 
 
-def malformed(address: tuple[str, int], count: int, goes_on: Callable[[], bool]) -> None:
+def malformed(address: tuple[str, int], count: int, goes_on: Callable[[], bool]) -> str:
     """Send what is no request, or one too large, two hundred times a second."""
     rng = random.Random(0)
     pending: list[tuple[float, socket.socket]] = []
+    begun_s, sent = time.monotonic(), 0
     while goes_on():
-        for _ in range(round(MALFORMED_PER_S * STEP_S)):
+        while sent < (time.monotonic() - begun_s) * MALFORMED_PER_S and len(pending) < count:
             sock = socket.socket()
             sock.settimeout(0.02)
             with contextlib.suppress(OSError):
                 sock.connect(address)
                 sock.send(rng.choice(MALFORMED))
+                sent += 1
             pending.append((time.monotonic() + 0.5, sock))
-        while pending and (pending[0][0] < time.monotonic() or len(pending) > count):
+        while pending and pending[0][0] < time.monotonic():
             pending.pop(0)[1].close()
         time.sleep(STEP_S)
+    return f"{sent / (time.monotonic() - begun_s):.0f} a second"
 
 
 ATTACKS = {"slow-loris": slow_loris, "idle": idle, "malformed": malformed}
@@ -133,7 +151,7 @@ def main() -> None:
         readable, _, _ = select.select([sys.stdin], [], [], 0)
         return not readable
 
-    ATTACKS[name]((host, port), count, goes_on)
+    print(ATTACKS[name]((host, port), count, goes_on))
 
 
 if __name__ == "__main__":

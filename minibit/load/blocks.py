@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from minibit.load.dialects import MALFORMED, Request
-from minibit.load.source import Job, Problem
+from minibit.load.source import WHILE_CHOKED, Job, Problem
 from minibit.metainfo import Metainfo
 from minibit.units import format_size
 from minibit.wire import (
@@ -111,7 +111,7 @@ class BlockSource:
         if status == 403:
             asked.leecher.unchoked = False
             if b"unknown sender" not in body:
-                return f"{REQUEST_BLOCK} while choked", None
+                return WHILE_CHOKED, None
             asked.leecher.introduced = False
         if status != 200:
             return name, _status(status, body)

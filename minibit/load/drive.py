@@ -1,7 +1,9 @@
 """Load made by processes: MiniBit's own generators, or locust; either gives back the same ``LoadResult``."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -11,11 +13,13 @@ from pathlib import Path
 
 import msgspec
 
+from minibit import metainfo
 from minibit.errors import MiniBitError, UsageError
 from minibit.load.generator import Plan
 from minibit.load.measurement import Seen, merged
 from minibit.load.result import LoadResult, read
 from minibit.provenance import PACKAGE, code_version, describe_machine
+from minibit.units import format_size
 
 SPARE_S = 60.0  # beyond what a test should take, before its processes are given up
 LOCUSTFILES = PACKAGE.parent / "locustfiles"
@@ -55,7 +59,9 @@ def drive(
     return _result(plan, merged(seen), processes, started_at, title)
 
 
-def drive_locust(plan: Plan, *, processes: int = 1, title: str = "") -> LoadResult:
+def drive_locust(
+    plan: Plan, *, processes: int = 1, title: str = "", when_begun: Callable[[], None] = lambda: None
+) -> LoadResult:
     """Carry out the plan with locust and the locustfiles of the source tree. Raise UsageError if they are not there."""
     locustfile = LOCUSTFILES / f"{plan.kind}.py"
     if not locustfile.exists():
@@ -74,16 +80,10 @@ def drive_locust(plan: Plan, *, processes: int = 1, title: str = "") -> LoadResu
         else:
             command += ["--torrent", plan.torrent, "--leechers", str(plan.leechers)]
             command += ["--choked-share", str(plan.choked_share), "--json-share", str(plan.json_share)]
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=plan.warm_up_s + plan.seconds + SPARE_S,
-            env={**os.environ, "PYTHONWARNINGS": "ignore"},
-        )
+        when_begun()  # more or less: locust takes a second to start
+        errors = _run(command, plan.warm_up_s + plan.seconds + SPARE_S)
         if not saved.exists():
-            raise MiniBitError(f"locust failed: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
+            raise MiniBitError(f"locust failed: {(errors.strip().splitlines() or ['it said nothing'])[-1]}")
         result = read(saved)
     result.title = title or result.title
     return result
@@ -92,10 +92,31 @@ def drive_locust(plan: Plan, *, processes: int = 1, title: str = "") -> LoadResu
 DRIVERS = {"minibit": drive, "locust": drive_locust}
 
 
+def _run(command: list[str], within_s: float) -> str:
+    """Run locust with its workers, and return what it said on stderr; end them all if it takes too long."""
+    locust = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        return locust.communicate(timeout=within_s)[1]
+    except subprocess.TimeoutExpired:
+        raise MiniBitError(f"locust did not end within {within_s:.0f} s") from None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(locust.pid, signal.SIGKILL)
+        locust.communicate()
+
+
 def _part(plan: Plan, part: int, parts: int) -> Plan:
     rate_per_s = None if plan.rate_per_s is None else plan.rate_per_s / parts
-    connections = max(1, plan.connections // parts)
-    return msgspec.structs.replace(plan, part=part, parts=parts, rate_per_s=rate_per_s, connections=connections)
+    return msgspec.structs.replace(
+        plan,
+        part=part,
+        parts=parts,
+        rate_per_s=rate_per_s,
+        connections=-(-plan.connections // parts),
+        leechers=-(-plan.leechers // parts),
+    )
 
 
 def _say(generator: subprocess.Popen[bytes], line: bytes) -> None:
@@ -132,11 +153,17 @@ def _why(generator: subprocess.Popen[bytes]) -> str:
     return f"a load generator failed: {last[-1] if last else 'it said nothing'}"
 
 
+def _title(plan: Plan) -> str:
+    if plan.kind == "tracker":
+        return f"tracker, {plan.protocol}"
+    return f"peer, blocks of {format_size(metainfo.read(Path(plan.torrent)).block_size_bytes)}"
+
+
 def _result(plan: Plan, seen: Seen, processes: int, started_at: str, title: str) -> LoadResult:
     kept = json.loads(msgspec.json.encode(plan))
     names = {"tracker": ("peers", "swarms", "zipf", "vanish"), "peer": ("leechers", "json_share", "choked_share")}
     return LoadResult(
-        title=title or f"{plan.kind}, {plan.protocol if plan.kind == 'tracker' else 'blocks'}",
+        title=title or _title(plan),
         target=plan.url,
         protocol=plan.protocol,
         arrival_rate_per_s=plan.rate_per_s,

@@ -94,7 +94,7 @@ def source_of(plan: Plan) -> Source:
 class _Connection:
     """One connection and the request that is out on it, if any."""
 
-    __slots__ = ("buffer", "expected", "intended_s", "job", "sent_s", "since_s", "sock", "unsent", "watched")
+    __slots__ = ("buffer", "expected", "intended_s", "job", "reused", "sent_s", "since_s", "sock", "unsent", "watched")
 
     def __init__(self) -> None:
         self.sock: socket.socket | None = None
@@ -102,6 +102,7 @@ class _Connection:
         self.unsent = b""
         self.buffer = bytearray()
         self.watched = False  # for being writable
+        self.reused = False  # by the request that is out: the other side may just have closed it
         self.expected: float | None = None  # bytes of the whole answer, once its head is there
         self.intended_s = self.sent_s = 0.0
         self.since_s = 0.0  # idle since then
@@ -143,6 +144,7 @@ class Generator:
             if schedule is None:
                 while self._idle and now_s < ends_s:
                     self._send(self._source.next(now_s), now_s)
+                    now_s = time.perf_counter()
                 wait_s = ends_s - now_s
             else:
                 while self._idle and (intended_s := begins_s + schedule.next_s) <= now_s and intended_s < ends_s:
@@ -182,8 +184,7 @@ class Generator:
         while self._busy and (left_s := ends_s - time.perf_counter()) > 0:
             self._attend(min(left_s, LOOK_EVERY_S))
         for connection in list(self._busy):
-            self._source.lose(_job_of(connection))
-            self._reset(connection)
+            self._fail(connection, f"none within {at_most_s:g} s after the end of the test")
 
     def _attend(self, wait_s: float) -> None:
         """Wait for something to happen, for so long at most, and do what it asks for."""
@@ -213,6 +214,7 @@ class Generator:
         connection.unsent = self._written(job)
         connection.sent_s = time.perf_counter()
         self._busy.add(connection)
+        connection.reused = connection.sock is not None
         if connection.sock is None:
             self._connect(connection)
         if connection.job is not None:  # the connection was not refused at once
@@ -249,7 +251,7 @@ class Generator:
             pass
         except OSError as error:
             if error.errno != errno.ENOTCONN:  # that is: still connecting
-                self._fail(connection, str(error))
+                self._broken(connection, str(error))
                 return
         if bool(connection.unsent) != connection.watched:
             connection.watched = bool(connection.unsent)
@@ -261,7 +263,7 @@ class Generator:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self._fail(connection, str(error))
+            self._broken(connection, str(error))
             return
         buffer = connection.buffer
         buffer += data
@@ -275,20 +277,20 @@ class Generator:
             if connection.expected == NEVER:  # an answer without a length ends with its connection
                 self._answered(connection)
             else:
-                self._fail(connection, "the connection was closed")
+                self._broken(connection, "the connection was closed")
 
     @staticmethod
     def _length_of(head: bytes, head_bytes: int) -> float:
+        if _CHUNKED.search(head):
+            return head_bytes  # enough to say that this is not understood
         length = _LENGTH.search(head)
-        if length:
-            return head_bytes + int(length[1])
-        return NEVER
+        return head_bytes + int(length[1]) if length else NEVER
 
     def _answered(self, connection: _Connection) -> None:
         done_s = time.perf_counter()
         buffer, job = bytes(connection.buffer), _job_of(connection)
         head, _, body = buffer.partition(HEAD_END)
-        closed = connection.expected == NEVER or self._close or _CLOSE.search(head) is not None
+        closed = connection.expected == NEVER or self._close or _closes(head)
         name, problem = self._judged(job, head, body)
         if problem is None:
             self._measurement.answered(name, connection.intended_s, connection.sent_s, done_s)
@@ -304,6 +306,18 @@ class Generator:
             self._source.lose(job)
             return job.request.name, Problem("no HTTP/1 answer with a length", head[:100].decode("latin-1"))
         return self._source.judge(job, int(head[9:12]), body)
+
+    def _broken(self, connection: _Connection, why: str) -> None:
+        """Try again where a kept-alive connection turns out to be closed, as every client does; else it is an error."""
+        if not connection.reused or connection.buffer:
+            self._fail(connection, why)
+            return
+        self._disconnect(connection)
+        connection.reused = False
+        connection.unsent = self._written(_job_of(connection))
+        self._connect(connection)
+        if connection.job is not None:
+            self._write(connection)
 
     def _fail(self, connection: _Connection, why: str) -> None:
         job = _job_of(connection)
@@ -349,6 +363,11 @@ def schedule_of(plan: Plan) -> Schedule | None:
     if plan.rate_per_s is None:
         return None
     return Schedule(plan.rate_per_s, arrivals=plan.arrivals, seed=plan.seed * plan.parts + plan.part)
+
+
+def _closes(head: bytes) -> bool:
+    """Whether this answer is the last one on its connection; HTTP/1.0 closes unless it says otherwise."""
+    return _CLOSE.search(head) is not None or (head.startswith(b"HTTP/1.0") and b"keep-alive" not in head.lower())
 
 
 def _job_of(connection: _Connection) -> Job:

@@ -109,7 +109,10 @@ class Measurement:
 
     def missed(self, intended_s: float) -> None:
         """Count a request of the schedule that will not be sent any more."""
-        self._missed += self.begins_s <= intended_s < self.ends_s
+        if self.begins_s <= intended_s < self.ends_s:
+            self._missed += 1
+            if self._slice_s:
+                self._slice(intended_s).errors += 1
 
     def delayed(self, intended_s: float, seconds: float) -> None:
         """Count how late this process was in sending something although a connection was free."""

@@ -10,6 +10,7 @@ may have carried it out at any moment between.
 
 import enum
 import hashlib
+import math
 import random
 from bisect import bisect
 from collections import deque
@@ -23,6 +24,7 @@ UPDATES_MEAN = (
 SEED_SHARE = 0.1  # of the newcomers
 COMPLETE_SHARE = 0.5  # of the leechers
 VANISH_SHARE = 0.2  # of those who leave
+QUIET_SHARE = 0.1  # of the living: so many vanished ones at most, else nobody could tell who is in a swarm any more
 ASK_SHARE = 0.08  # of the requests: GET /peers, or a scrape
 NUMWANT_MAX = 50  # more than most trackers give
 FULL_HAND_OUT_SHARE = 0.7  # of the announces ask for NUMWANT_MAX; the others for fewer
@@ -65,11 +67,11 @@ class Member:
     seed: bool
     updates: int
     completes_at: int
-    begun: int
     entered: int = NEVER
     leaving: int = NEVER
     left: int = NEVER
-    heard_s: float = 0.0
+    heard_s: float = math.inf  # when its last announce that was answered had been sent
+    doubtful: bool = False  # some request of it was given up, and may be carried out at any time yet
 
     def surely_in(self, since: int) -> bool:
         """Whether it was there from that tick on, and is."""
@@ -105,6 +107,7 @@ class Action:
     member: Member
     numwant: int | None
     tick: int
+    sent_s: float
     at_least: int = 0
     at_most: int = 0
 
@@ -148,7 +151,7 @@ class Population:
         self.swarms = [Swarm(info_hash) for info_hash in (info_hash_of(seed, rank) for rank in ranks)]
         self._weights = list(accumulate((rank + 1) ** -zipf for rank in ranks))
         self._waiting: deque[Member] = deque()  # who may speak next
-        self._quiet: list[Member] = []  # who vanished
+        self._quiet: deque[Member] = deque()  # who vanished
         self._living = 0
         self._born = 0
         self._tick = 0
@@ -160,10 +163,12 @@ class Population:
 
     def next(self, now_s: float) -> Action:
         """Return what is to be sent now; tell ``judge`` or ``lose`` what came of it."""
+        if self._interval_s and self._waiting and now_s - self._waiting[0].heard_s > self._interval_s:
+            self.overdue += 1
+        if len(self._quiet) > self.size * QUIET_SHARE:
+            return self._begin(Kind.STOP, self._quiet.popleft(), now_s)  # it comes back to say farewell
         while self._living >= self.size and self._waiting:
             member = self._waiting.popleft()
-            if self._interval_s and now_s - member.heard_s > self._interval_s:
-                self.overdue += 1
             kind = self._kind_for(member)
             if kind is not None:
                 return self._begin(kind, member, now_s)
@@ -175,7 +180,7 @@ class Population:
         if self._waiting:
             return self._begin(Kind.STOP, self._waiting.popleft(), now_s)
         if self._quiet:
-            return self._begin(Kind.STOP, self._quiet.pop(), now_s)
+            return self._begin(Kind.STOP, self._quiet.popleft(), now_s)
         return None
 
     def judge(self, action: Action, answer: Answer) -> list[Fault]:
@@ -187,14 +192,18 @@ class Population:
         self._tick += 1
         swarm.asked.discard(action)
         if action.kind is Kind.STOP:
+            if member.doubtful:  # what was given up before may be carried out after
+                return faults
             member.left = self._tick
             swarm.members.pop(member.port, None)
             swarm.gone[member.port] = member
             swarm.change(at_most=-1)
             return faults
-        if action.kind is not Kind.ASK and member.entered == NEVER:
-            member.entered = self._tick
-            swarm.change(at_least=1)
+        if action.kind is not Kind.ASK:
+            member.heard_s = action.sent_s
+            if member.entered == NEVER:
+                member.entered = self._tick
+                swarm.change(at_least=1)
         self._waiting.append(member)
         return faults
 
@@ -202,6 +211,7 @@ class Population:
         """Take it that an action got no proper answer: the tracker may have heard it or not."""
         self._tick += 1
         action.member.swarm.asked.discard(action)
+        action.member.doubtful = True
         if action.kind is not Kind.STOP:
             self._waiting.appendleft(action.member)  # it tries again soon, as clients do
         elif not self._ending:
@@ -265,7 +275,7 @@ class Population:
         self._born += 1
         self._living += 1
         peer_id = f"-LT0001-{self._part:03d}{self._born:09d}"
-        member = Member(swarm, peer_id, port, seed, updates, completes_at, self._tick)
+        member = Member(swarm, peer_id, port, seed, updates, completes_at)
         swarm.members[port] = member
         return member
 
@@ -280,7 +290,6 @@ class Population:
 
     def _begin(self, kind: Kind, member: Member, now_s: float) -> Action:
         self._tick += 1
-        member.heard_s = now_s
         swarm = member.swarm
         if kind is Kind.STOP:
             self._depart(member)
@@ -288,7 +297,7 @@ class Population:
             swarm.change(at_most=1)
         elif kind is Kind.COMPLETE:
             member.seed = True
-        action = Action(kind, member, self._numwant(kind), self._tick, swarm.at_least, swarm.at_most)
+        action = Action(kind, member, self._numwant(kind), self._tick, now_s, swarm.at_least, swarm.at_most)
         swarm.asked.add(action)
         return action
 

@@ -11,10 +11,12 @@ import msgspec
 from minibit.errors import RecordError, UsageError
 from minibit.load.latency import PERCENTILES, Latency
 from minibit.load.measurement import Counted, Seen, decoded, together
+from minibit.load.source import WHILE_CHOKED
 from minibit.record import CodeVersion, Machine, write_whole
+from minibit.wire import HAVE_BLOCKS_INFO
 
 SCHEMA_VERSION = 1
-BUSY_CPU = 0.9  # of a core: beyond it a process of one thread is the bottleneck
+BUSY_CPU = 0.8  # of a core: beyond it a process of one thread is the bottleneck
 LATE_S = 0.010  # p99 of how late the generator woke up: beyond it latencies are its own
 
 
@@ -47,6 +49,19 @@ class LoadResult(msgspec.Struct, kw_only=True):
     def answered(self) -> int:
         """Proper answers."""
         return sum(counted.answered for counted in self.seen.requests.values())
+
+    @property
+    def useful(self) -> int:
+        """Proper answers but for a peer's refusals and greetings."""
+        idle = (HAVE_BLOCKS_INFO, WHILE_CHOKED)
+        return sum(counted.answered for name, counted in self.seen.requests.items() if name not in idle)
+
+    @property
+    def commonest_error(self) -> str:
+        """The error that most requests had, with its first example; empty if there was none."""
+        errors = self.all.errors
+        kind = max(errors, key=errors.__getitem__, default="")
+        return f"{kind}, {self.seen.examples[kind]:.120}" if kind else ""
 
     @property
     def errors(self) -> int:
@@ -173,8 +188,8 @@ class Threshold:
 
 def failures(result: LoadResult, thresholds: Sequence[Threshold]) -> list[str]:
     """Return a line for each threshold that the result fails; a test without any answer fails by itself."""
-    if not result.answered:
-        return ["nothing was answered"]
+    if not result.useful:
+        return ["nothing was answered" + (" but refusals" if result.answered else "")]
     return [
         f"{threshold.text}: it was {shown}"
         for threshold in thresholds

@@ -1,6 +1,7 @@
 """What a server uses while it is loaded: processor time, memory, threads, open files, requests that wait."""
 
 import contextlib
+import math
 import re
 import threading
 import time
@@ -28,32 +29,41 @@ class ServerUse(msgspec.Struct, kw_only=True):
 
 
 class Sampler:
-    """Looks at a process every quarter of a second, in a thread of its own, while the context lasts."""
+    """Looks at a process every quarter of a second, in a thread of its own, while the context lasts.
 
-    def __init__(self, pid: int, metrics_url: str | None = None) -> None:
+    Processor time is taken between ``from_s`` and ``to_s`` after ``begin`` was called, the rest over the whole.
+    """
+
+    def __init__(
+        self, pid: int, metrics_url: str | None = None, *, from_s: float = 0.0, to_s: float = math.inf
+    ) -> None:
         self._process = psutil.Process(pid)
         self._metrics_url = metrics_url
+        self._window_s = (from_s, to_s)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="sampler", daemon=True)
         self._rss_bytes = self._threads = self._open_files = 0
         self._queue_depth: float | None = None
-        self._begun_s = self._cpu_before_s = 0.0
+        self._begun_s = time.monotonic()
+        self._cpu: list[tuple[float, float]] = []  # (time, processor time up to then)
         self.use: ServerUse | None = None
 
+    def begin(self) -> None:
+        """The load begins now."""
+        self._begun_s = time.monotonic()
+
     def __enter__(self) -> Self:
-        self._begun_s, self._cpu_before_s = time.monotonic(), self._cpu_s()
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        elapsed_s = time.monotonic() - self._begun_s
-        cpu_s = self._cpu_s() - self._cpu_before_s
         self._stop.set()
         self._thread.join()
+        self._look()
         self.use = ServerUse(
-            cpu_cores=cpu_s / elapsed_s,
+            cpu_cores=self._cores(),
             rss_bytes=self._rss_bytes,
             threads=self._threads,
             open_files=self._open_files,
@@ -66,8 +76,17 @@ class Sampler:
             if self._stop.wait(EVERY_S):
                 return
 
+    def _cores(self) -> float:
+        from_s, to_s = (self._begun_s + offset_s for offset_s in self._window_s)
+        inside = [sample for sample in self._cpu if from_s <= sample[0] <= to_s]
+        if len(inside) < 2:
+            inside = self._cpu
+        (first_s, before_s), (last_s, after_s) = inside[0], inside[-1]
+        return (after_s - before_s) / max(last_s - first_s, 1e-9)
+
     def _look(self) -> None:
         rss_bytes = threads = open_files = 0
+        self._cpu.append((time.monotonic(), self._cpu_s()))
         for process in self._tree():
             with contextlib.suppress(psutil.Error):
                 rss_bytes += process.memory_info().rss

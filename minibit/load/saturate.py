@@ -16,7 +16,7 @@ from minibit.load.embedded import Embedded
 from minibit.load.generator import Plan
 from minibit.load.result import LoadResult
 from minibit.load.sampler import Sampler
-from minibit.load.saturation import Limits, Saturation, SaturationRecord, Trial, judged, search
+from minibit.load.saturation import SCHEMA_VERSION, Limits, Saturation, SaturationRecord, Trial, judged, search
 from minibit.provenance import code_version, describe_machine
 from minibit.record import write_whole
 from minibit.wire import METRICS
@@ -58,6 +58,10 @@ def saturate(
         raise UsageError("--registered and --threads are of an embedded tracker: leave out --host")
     if subject.what == "peer" and (registered or threads):
         raise UsageError("--registered and --threads are of a tracker")
+    if not subject.url and (subject.pid is not None or subject.torrent):
+        raise UsageError("--pid and --torrent are of one that runs already: name it with --host")
+    if repeats % 2 == 0:
+        raise UsageError(f"--repeats must be odd, for a majority: not {repeats}")
     if subject.what == "peer" and subject.url and not subject.torrent:
         raise UsageError("--host of a peer needs --torrent: the torrent of the file that the peer has")
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -73,9 +77,7 @@ def saturate(
         saturation.registered, saturation.threads = peers, crew
         found.append(saturation)
     return SaturationRecord(
-        what=f"{subject.what} {plan.protocol}"
-        if subject.what == "tracker"
-        else f"peer, blocks of {subject.block_size}",
+        what=f"tracker {plan.protocol}" if subject.what == "tracker" else found[0].closed_loop.result.title,
         driver=driver,
         limits=limits,
         started_at=started_at,
@@ -96,6 +98,8 @@ def read(path: Path) -> SaturationRecord:
         record = msgspec.json.decode(path.read_bytes(), type=SaturationRecord)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RecordError(f"{path} is no saturation record: {error}") from error
+    if record.schema_version != SCHEMA_VERSION:
+        raise RecordError(f"{path}: schema_version {record.schema_version} cannot be read")
     return record
 
 
@@ -114,12 +118,12 @@ def _measuring(plan: Plan, limits: Limits, pid: int | None, driven: Driven) -> C
     def measure(rate_per_s: float | None) -> Trial:
         # Another seed each time: other swarms, so that those who vanished in the last trial are in nobody's way.
         trial_plan = msgspec.structs.replace(plan, rate_per_s=rate_per_s, seed=next(numbers))
-        sampler = Sampler(pid, f"{plan.url}{METRICS}" if plan.kind == "tracker" else None) if pid else None
-        if sampler is None:
-            result = driven.drive(trial_plan, processes=driven.processes)
+        if pid is None:
+            sampler, result = None, driven.drive(trial_plan, processes=driven.processes)
         else:
-            with sampler:
-                result = driven.drive(trial_plan, processes=driven.processes)
+            metrics = f"{plan.url}{METRICS}" if plan.kind == "tracker" else None
+            with Sampler(pid, metrics, from_s=plan.warm_up_s, to_s=plan.warm_up_s + plan.seconds) as sampler:
+                result = driven.drive(trial_plan, processes=driven.processes, when_begun=sampler.begin)
         trial = judged(rate_per_s or CLOSED_LOOP_PER_S, result, sampler.use if sampler else None, limits)
         driven.watch(trial, "closed loop" if rate_per_s is None else "open loop")
         return trial
@@ -148,6 +152,6 @@ def summary(saturation: Saturation) -> str:
     """Return what was found in one line."""
     if saturation.borne_per_s is None:
         return "no rate was borne: even the lowest broke the limits"
-    at_most = f", not {saturation.broke_per_s:,.0f}/s" if saturation.broke_per_s else ""
+    at_most = f", not {saturation.broke_per_s:,.0f}/s"
     bound = " (THE GENERATOR WAS THE BOUND: the target may bear more)" if saturation.bound_by == "generator" else ""
     return f"{saturation.borne_per_s:,.0f}/s is borne{at_most}{bound}"

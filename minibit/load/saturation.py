@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from minibit.errors import MiniBitError
 from minibit.load.latency import PERCENTILES
 from minibit.load.result import LoadResult
 from minibit.load.sampler import ServerUse
@@ -43,13 +44,13 @@ class Saturation(msgspec.Struct, kw_only=True):
     """What a search found for one state of the target.
 
     ``borne_per_s``: the highest rate at which most trials held; None if none did. ``broke_per_s``: the lowest at which
-    most did not; None if the generator gave up before. ``bound_by``: target | generator.
+    most did not. ``bound_by``: target | generator.
     """
 
     registered: int | None = None
     threads: int | None = None
     borne_per_s: float | None
-    broke_per_s: float | None
+    broke_per_s: float
     bound_by: str
     closed_loop: Trial
     trials: list[Trial]
@@ -76,9 +77,11 @@ def judged(rate_per_s: float, result: LoadResult, server: ServerUse | None, limi
     if latency_s > limits.latency_s:
         broke.append(f"{limits.percentile} {latency_s * 1e3:.1f} ms")
     if result.error_share > limits.error_share:
-        broke.append(f"errors {result.error_share:.2%}")
-    if math.isfinite(rate_per_s) and result.rate_per_s < SERVED_SHARE * rate_per_s * (1 - result.error_share):
+        broke.append(f"errors {result.error_share:.2%} ({result.commonest_error})")
+    if result.answered < SERVED_SHARE * result.planned * (1 - result.error_share):
         broke.append(f"answered {result.rate_per_s:,.0f}/s")
+    if not result.useful:
+        broke.append("nothing but refusals")
     return Trial(
         rate_per_s=rate_per_s if math.isfinite(rate_per_s) else result.rate_per_s,
         result=result,
@@ -94,9 +97,12 @@ def search(
     """Find the saturation: ``measure(rate)`` is one trial, ``measure(None)`` the closed loop.
 
     Rates are tried up to ``repeats`` times, until most of these agree; the search ends when the lowest broken rate is
-    within ``precision`` of the highest borne one. With ``curve`` a few rates more are measured, once each.
+    within ``precision`` of the highest borne one. With ``curve`` a few rates more are measured, once each. Raise
+    MiniBitError if the closed loop gets no answer at all.
     """
     closed_loop = measure(None)
+    if not closed_loop.result.answered:
+        raise MiniBitError(f"nothing was answered: {closed_loop.result.commonest_error or 'no request ended'}")
     trials: list[Trial] = []
 
     def bears(rate_per_s: float) -> bool:
@@ -107,7 +113,7 @@ def search(
         return 2 * sum(not trial.broke for trial in outcomes) > len(outcomes)
 
     borne, broken = _bracket(bears, FIRST_SHARE * max(closed_loop.rate_per_s, GIVE_UP_BELOW_PER_S))
-    while borne and broken and broken / borne > 1 + precision:
+    while borne and broken / borne > 1 + precision:
         middle = math.sqrt(borne * broken)
         borne, broken = (middle, broken) if bears(middle) else (borne, middle)
     if curve and borne:
@@ -123,7 +129,7 @@ def search(
     )
 
 
-def _bracket(bears: Callable[[float], bool], rate_per_s: float) -> tuple[float | None, float | None]:
+def _bracket(bears: Callable[[float], bool], rate_per_s: float) -> tuple[float | None, float]:
     """Return a rate that is borne and a higher one that is not."""
     if bears(rate_per_s):
         borne = rate_per_s
@@ -143,7 +149,7 @@ def _decided(outcomes: Sequence[Trial], repeats: int) -> bool:
     return max(held, len(outcomes) - held) > repeats // 2
 
 
-def _generator_broke(trials: Sequence[Trial], broken_per_s: float | None) -> bool:
+def _generator_broke(trials: Sequence[Trial], broken_per_s: float) -> bool:
     """Whether the trials at the lowest broken rate were, most of them, the generator's own fault."""
-    at_limit = [trial for trial in trials if broken_per_s and trial.rate_per_s == broken_per_s and trial.broke]
+    at_limit = [trial for trial in trials if trial.rate_per_s == broken_per_s and trial.broke]
     return 2 * sum(bool(trial.generator) for trial in at_limit) > len(at_limit)

@@ -5,8 +5,10 @@ from typing import Any, Protocol
 
 from minibit.load.dialects import DIALECTS, Request, WrongAnswerError
 from minibit.load.population import Action, Population
+from minibit.wire import REQUEST_BLOCK
 
 NO_ANSWER = "no answer"
+WHILE_CHOKED = f"{REQUEST_BLOCK} while choked"  # a refusal that the protocol asks for
 
 
 @dataclass(frozen=True, slots=True)

@@ -241,7 +241,7 @@ class TrackerApp:
             port=self.port,
             sock=sock,
             threads=self._threads,
-            connection_limit=_connection_limit(),
+            connection_limit=connection_limit(),
             shed_after_s=SHED_AFTER_S,
         )
         self.port = server.port
@@ -307,7 +307,7 @@ def _port_of_environment() -> int:
     return int(text)
 
 
-def _connection_limit() -> int:
+def connection_limit() -> int:
     """As many connections as there are file descriptors: waitress spins when it accepts one it has none left for."""
     soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft_limit == resource.RLIM_INFINITY:

@@ -13,10 +13,13 @@ from flask import Flask
 
 from minibit.errors import UsageError
 from minibit.serving import BACKLOG, bind
-from minibit.tracker.app import TrackerApp
+from minibit.tracker.app import TrackerApp, connection_limit
 
 ANSWERS_WITHIN_S = 30.0
 LOOK_EVERY_S = 0.02
+# For the next request to begin and its head to come. Granian makes no room for newcomers when all connections are taken
+# (waitress here does), so those that idle have to leave soon; clients announce once in minutes.
+HEAD_WITHIN_S = 3.0
 
 
 def serve_under_granian(
@@ -30,6 +33,7 @@ def serve_under_granian(
     try:
         from granian import Granian  # noqa: PLC0415  an extra
         from granian.constants import HTTPModes, Interfaces  # noqa: PLC0415
+        from granian.http import HTTP1Settings  # noqa: PLC0415
     except ImportError:
         raise UsageError("--server granian needs granian: pip install 'minibit[granian]'") from None
 
@@ -49,6 +53,8 @@ def serve_under_granian(
             blocking_threads=1,
             http=HTTPModes.http1,
             backlog=BACKLOG,
+            backpressure=connection_limit(),  # its default, the backlog, is the number of connections it serves at all
+            http1_settings=HTTP1Settings(header_read_timeout=round(HEAD_WITHIN_S * 1000)),
             log_enabled=False,
             process_name="minibit tracker",
         )

@@ -32,6 +32,9 @@ class Target:
             measured.answered("/x", 1.0, 1.0, 1.0 + latency_s)
         for _ in range(math.ceil(answered * self.errors)):
             measured.failed("/x", 1.0, "status 503")
+        if rate is not None:
+            for _ in range(round(5 * wanted / 100) - answered):
+                measured.missed(1.0)
         measured.end(5.0)
         seen = measured.seen()
         seen.generators[0].cpu_s = 0.05 if wanted > self.generator_bears else 0.01

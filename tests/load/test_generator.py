@@ -86,11 +86,11 @@ def asked(connection):
     return True
 
 
-def load(url, *, rate=None, seconds=1.0, warm_up_s=0.0, connections=4, source=None, **options):
+def load(url, *, rate=None, seconds=1.0, warm_up_s=0.0, connections=4, source=None, slice_s=None, **options):
     source = source or Questions()
     generator = Generator(url, source, connections=connections, **options)
     schedule = Schedule(rate) if rate else None
-    seen = generator.run(schedule, warm_up_s=warm_up_s, seconds=seconds).seen()
+    seen = generator.run(schedule, warm_up_s=warm_up_s, seconds=seconds, slice_s=slice_s).seen()
     generator.shut()
     return seen
 
@@ -171,6 +171,8 @@ def test_what_could_not_be_sent_is_missed_not_forgotten():
     [
         b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
         b"HTTP/1.0 200 OK\r\n\r\nok",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        OK,  # without a word of it
     ],
 )
 def test_a_server_that_closes_after_each_answer_is_connected_to_again(head):
@@ -182,8 +184,10 @@ def test_a_server_that_closes_after_each_answer_is_connected_to_again(head):
         return False
 
     with server(once) as url:
-        seen = load(url, rate=100)
+        seen, closed = load(url, rate=100), load(url, connections=1, seconds=0.3)
     assert (of(seen).answered, of(seen).errors) == (100, {})
+    assert of(closed).errors == {}
+    assert of(closed).answered > 5
 
 
 def test_an_answer_may_come_in_pieces():
@@ -227,6 +231,23 @@ def test_what_is_no_proper_answer_is_an_error_with_a_name(reply, kind):
         counted = of(load(url, rate=50, seconds=0.5))
     assert counted.answered == 0
     assert counted.errors == {kind: 25}
+
+
+def test_who_hangs_until_the_end_of_the_test_is_an_error():
+    """A tracker that swallows requests must not look better than one that refuses them."""
+    with server(lambda connection: asked(connection) and (time.sleep(4) or False)) as url:
+        seen = load(url, rate=20, seconds=0.5, connections=4, slice_s=0.1)
+    assert of(seen).errors == {NO_ANSWER: 4}
+    assert seen.generators[0].missed == 6
+    assert sum(part.errors for part in seen.timeline) == 10
+
+
+def test_a_closed_loop_ends_when_nothing_can_be_connected():
+    """Not a minute later, with a core on fire."""
+    begun_s = time.monotonic()
+    counted = of(load("http://127.0.0.1:1", seconds=0.5))
+    assert time.monotonic() - begun_s < 5
+    assert set(counted.errors) == {NO_ANSWER}
 
 
 def test_a_server_that_is_not_there_is_an_error_for_each_request():

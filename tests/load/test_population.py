@@ -34,8 +34,10 @@ def play(population, tracker, requests=5000, in_flight=20, lose=0.0):
     """Return the faults found; requests overlap, and the tracker hears each at some moment while it is out."""
     rng = random.Random(2)
     found = Counter()
-    out = []
+    out, late = [], []
     for number in range(requests):
+        if late and rng.random() < 0.1:
+            tracker.answer(late.pop(0))  # given up long ago, and carried out only now, or once more
         out.append([population.next(number / 1000), None])
         unheard = [entry for entry in out if entry[1] is None]
         for entry in unheard:
@@ -47,6 +49,7 @@ def play(population, tracker, requests=5000, in_flight=20, lose=0.0):
             out.remove(entry)
             if rng.random() < lose:
                 population.lose(entry[0])
+                late.append(entry[0])
             else:
                 found.update(population.judge(*entry))
     return found
@@ -176,14 +179,23 @@ def test_at_the_end_everybody_leaves_once():
     assert sum(map(len, tracker.swarms.values())) == 1
 
 
-def test_who_is_late_may_be_forgotten():
-    """A tracker that drops peers which announce too rarely is right."""
-    population = Population(10, size=20, swarms=1)
+@pytest.mark.parametrize("size", [20, 40])
+def test_who_is_late_may_be_forgotten(size):
+    """A tracker that drops peers which announce too rarely is right, also while the population is still filling."""
+    population = Population(10, size=size, swarms=1)
     for number in range(20):
         population.judge(population.next(float(number)), Answer(interval_s=30.0))
     action = population.next(1000.0)
     assert population.overdue == 1
     assert not population.judge(action, Answer([], total=0))
+
+
+def test_the_vanished_stay_few():
+    """Else nobody could tell any more who is in a swarm, and a lost announce would go unnoticed."""
+    population, tracker = Population(12, size=200, swarms=5), ModelTracker()
+    assert not play(population, tracker, requests=30_000)
+    assert sum(len(swarm.members) for swarm in population.swarms) < 1.25 * 200
+    assert all(swarm.at_most - swarm.at_least < 30 for swarm in population.swarms)
 
 
 def test_it_asks_for_no_more_than_trackers_give():

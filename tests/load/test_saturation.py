@@ -63,6 +63,12 @@ def test_a_generator_at_its_end_is_not_taken_for_the_target():
     assert "THE GENERATOR" not in summary(search(Target(3000), curve=False))
 
 
+def test_a_target_that_answers_nothing_is_said_so():
+    """An empty plot and exit code 0 would be a lie."""
+    with pytest.raises(MiniBitError, match="nothing was answered"):
+        search(Target(0))
+
+
 def test_errors_break_a_rate_too():
     """Fast refusals are no service."""
     found = search(Target(3000, errors=0.01), curve=False)
@@ -121,6 +127,8 @@ def test_the_sampler_sees_what_a_process_uses():
         (Subject(what="peer"), {"threads": [1]}),
         (Subject(what="peer", url="http://127.0.0.1:1"), {}),
         (Subject(url="http://127.0.0.1:1", pid=2**22 + 1), {}),
+        (Subject(pid=1), {}),
+        (Subject(), {"repeats": 2}),
     ],
 )
 def test_what_does_not_fit_together_is_refused(subject, options):
@@ -166,6 +174,8 @@ def test_the_command_ends_in_a_figure_a_record_and_a_plot(tmp_path):
         (("--allow", "everything"), "--allow everything: there are caller"),
         (("--host", "http://127.0.0.1:1", "--registered", "5"), "leave out --host"),
         (("peer", "--threads", "5"), "are of a tracker"),
+        (("peer", "--protocol", "bep3"), "are of a tracker"),
+        (("--repeats", "2"), "must be odd"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, arguments, said):

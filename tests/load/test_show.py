@@ -47,7 +47,13 @@ def test_saturations_and_abuses_are_shown(tmp_path, capsys):
         errors={}, timeline=[Slice(0.0, [1])],
     )  # fmt: skip
     abused = abuse.AbuseRecord(
-        server="waitress", rate_per_s=5, started_at="", machine=describe_machine(), commit=None, found=[one]
+        server="waitress",
+        protocol="rest",
+        course=abuse.Course(),
+        started_at="",
+        machine=describe_machine(),
+        commit=None,
+        found=[one],
     )
     abuse.write(abused, tmp_path / "abuse.json")
     show_results([tmp_path / "abuse.json"])
