@@ -5,6 +5,7 @@ Who has fetched every block says that it has none, and begins again: a peer serv
 
 import random
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -25,6 +26,7 @@ from minibit.wire import (
     encode,
 )
 
+AT_ONCE = 2  # requests of one leecher: the next may be out before the news of the last block's end is in
 WRONG_BLOCK = "the block is not what its hash says"
 _HEADERS = {"raw": {"Content-Type": JSON, "Accept": RAW}, "JSON": {"Content-Type": JSON, "Accept": JSON}}
 _decode_block = decoder(BlockAnswer).decode
@@ -52,7 +54,8 @@ class BlockSource:
 
     A share ``choked_share`` of the requests comes from leechers that the peer chokes, if there are any: their refusals
     (403) are what the protocol asks for and are counted apart. A share ``json_share`` asks for JSON instead of raw
-    bytes. Not thread-safe. Keeps a port for each leecher, at which nobody listens.
+    bytes. Not thread-safe. Keeps a port for each leecher, at which nobody listens, unless ``ports`` says which they
+    are: a peer takes the same port for the same leecher, also in a later test.
     """
 
     def __init__(
@@ -64,15 +67,15 @@ class BlockSource:
         part: int = 0,
         json_share: float = 0.0,
         choked_share: float = 0.0,
+        ports: Sequence[int] = (),
     ) -> None:
         self._rng = random.Random(f"{seed} {part}")
         self._metainfo = metainfo
         self._json_share = json_share
         self._choked_share = choked_share
-        self._ports = [_reserve() for _ in range(leechers)]
-        self._leechers = [
-            _Leecher(f"load-{part}-{number}", sock.getsockname()[1]) for number, sock in enumerate(self._ports)
-        ]
+        self._reserved = [] if ports else [reserve() for _ in range(leechers)]
+        numbers = ports or [sock.getsockname()[1] for sock in self._reserved]
+        self._leechers = [_Leecher(f"load-{part}-{number}", port) for number, port in enumerate(numbers)]
         self._size = format_size(metainfo.block_size_bytes)
         self._nothing = [False] * metainfo.num_blocks
 
@@ -133,7 +136,7 @@ class BlockSource:
 
     def close(self) -> None:
         """Give the ports back."""
-        for sock in self._ports:
+        for sock in self._reserved:
             sock.close()
 
     def _problem(self, asked: _Asked, body: bytes) -> Problem | None:
@@ -150,8 +153,9 @@ class BlockSource:
         choked = [leecher for leecher in self._leechers if not leecher.unchoked]
         unchoked = [leecher for leecher in self._leechers if leecher.unchoked]
         wanted = choked if self._rng.random() < self._choked_share else unchoked
-        able = wanted or choked or unchoked
-        fewest = min(leecher.out for leecher in able)  # as real ones do: one block after the other
+        able = next((group for group in (wanted, unchoked, choked) if any(it.out < AT_ONCE for it in group)), None)
+        able = able or self._leechers  # more requests at once than leechers make
+        fewest = min(leecher.out for leecher in able)
         return self._rng.choice([leecher for leecher in able if leecher.out == fewest])
 
     def _name(self, form: str) -> str:
@@ -162,7 +166,8 @@ def _status(status: int, body: bytes) -> Problem:
     return Problem(f"status {status}", body[:200].decode(errors="replace"))
 
 
-def _reserve() -> socket.socket:
+def reserve() -> socket.socket:
+    """Return a socket that keeps a free port; nobody listens there."""
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     return sock

@@ -116,6 +116,7 @@ def _part(plan: Plan, part: int, parts: int) -> Plan:
         rate_per_s=rate_per_s,
         connections=-(-plan.connections // parts),
         leechers=-(-plan.leechers // parts),
+        ports=plan.ports[part::parts],
     )
 
 

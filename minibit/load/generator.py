@@ -63,6 +63,7 @@ class Plan(msgspec.Struct, kw_only=True):
     allow: list[str] = []
     torrent: str = ""
     leechers: int = 8
+    ports: list[int] = []  # of the leechers; else any
     json_share: float = 0.0
     choked_share: float = 0.0
 
@@ -74,6 +75,7 @@ def source_of(plan: Plan) -> Source:
             plan.seed,
             metainfo.read(Path(plan.torrent)),
             leechers=plan.leechers,
+            ports=plan.ports,
             part=plan.part,
             json_share=plan.json_share,
             choked_share=plan.choked_share,

@@ -57,11 +57,11 @@ class LoadResult(msgspec.Struct, kw_only=True):
         return sum(counted.answered for name, counted in self.seen.requests.items() if name not in idle)
 
     @property
-    def commonest_error(self) -> str:
-        """The error that most requests had, with its first example; empty if there was none."""
+    def commonest_error(self) -> tuple[str, str]:
+        """The error that most requests had, and its first example; empty if there was none."""
         errors = self.all.errors
         kind = max(errors, key=errors.__getitem__, default="")
-        return f"{kind}, {self.seen.examples[kind]:.120}" if kind else ""
+        return kind, f"{self.seen.examples.get(kind, ''):.120}"
 
     @property
     def errors(self) -> int:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +11,7 @@ import msgspec
 import psutil
 
 from minibit.errors import RecordError, UsageError
+from minibit.load.blocks import reserve
 from minibit.load.drive import DRIVERS
 from minibit.load.embedded import Embedded
 from minibit.load.generator import Plan
@@ -70,8 +71,8 @@ def saturate(
     crews: Sequence[int | None] = threads or [None]
     states = list(itertools.product(peer_counts, crews))
     for peers, crew in states:
-        with _target(subject, peers, crew) as (url, pid, torrent):
-            aimed = msgspec.structs.replace(plan, url=url, kind=subject.what, torrent=torrent)
+        with _target(subject, peers, crew) as (url, pid, torrent), _ports(plan.leechers) as ports:
+            aimed = msgspec.structs.replace(plan, url=url, kind=subject.what, torrent=torrent, ports=ports)
             measure = _measuring(aimed, limits, pid, Driven(DRIVERS[driver], processes, watch))
             saturation = search(measure, repeats=repeats, curve=len(states) == 1)
         saturation.registered, saturation.threads = peers, crew
@@ -129,6 +130,13 @@ def _measuring(plan: Plan, limits: Limits, pid: int | None, driven: Driven) -> C
         return trial
 
     return measure
+
+
+@contextmanager
+def _ports(count: int) -> Iterator[list[int]]:
+    """Keep ports for leechers: the same in every trial, else the peer would wait in vain for those of the last one."""
+    with ExitStack() as kept:
+        yield [kept.enter_context(reserve()).getsockname()[1] for _ in range(count)]
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def judged(rate_per_s: float, result: LoadResult, server: ServerUse | None, limi
     if latency_s > limits.latency_s:
         broke.append(f"{limits.percentile} {latency_s * 1e3:.1f} ms")
     if result.error_share > limits.error_share:
-        broke.append(f"errors {result.error_share:.2%} ({result.commonest_error})")
+        broke.append(f"errors {result.error_share:.2%} ({result.commonest_error[0]})")
     if result.answered < SERVED_SHARE * result.planned * (1 - result.error_share):
         broke.append(f"answered {result.rate_per_s:,.0f}/s")
     if not result.useful:
@@ -102,7 +102,7 @@ def search(
     """
     closed_loop = measure(None)
     if not closed_loop.result.answered:
-        raise MiniBitError(f"nothing was answered: {closed_loop.result.commonest_error or 'no request ended'}")
+        raise MiniBitError(f"nothing was answered: {' '.join(closed_loop.result.commonest_error)}")
     trials: list[Trial] = []
 
     def bears(rate_per_s: float) -> bool:
