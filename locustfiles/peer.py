@@ -16,7 +16,6 @@ what it refuses to the others is counted apart. Users are connections: each carr
 from locust import events, task
 
 # isort: on
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,8 @@ from common import LoadTest, LoadUser, add_options, at_least_one, share
 from minibit import metainfo
 from minibit.errors import UsageError
 from minibit.load.blocks import BlockSource
-from minibit.units import format_size, parse_size
+from minibit.load.embedded import check_content
+from minibit.units import format_size
 
 
 @events.init_command_line_parser.add_listener
@@ -33,8 +33,8 @@ def add_arguments(parser: Any) -> None:
     """Add what a peer's load test may be told."""
     add_options(parser)
     options = parser.add_argument_group("MiniBit: peer")
-    options.add_argument("--block-size", type=_size, default="256KiB", help="of the embedded peer's file")
-    options.add_argument("--size", type=_size, default="16MiB", help="of the embedded peer's file")
+    options.add_argument("--block-size", default="256KiB", help="of the embedded peer's file")
+    options.add_argument("--size", default="16MiB", help="of the embedded peer's file")
     options.add_argument("--leechers", type=at_least_one, default=8, metavar="N", help="that ask; a seed unchokes five")
     options.add_argument(
         "--choked-share", type=share, default=0.1, metavar="P", help="of the requests, from choked ones"
@@ -43,14 +43,6 @@ def add_arguments(parser: Any) -> None:
         "--json-share", type=share, default=0.0, metavar="P", help="of the requests, for base64 in JSON"
     )
     options.add_argument("--torrent", default="", metavar="FILE", help="of the file that the peer at --host has")
-
-
-def _size(text: str) -> str:
-    try:
-        parse_size(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return text
 
 
 def make_source(options: Any, seed: int, part: int, parts: int) -> BlockSource:  # noqa: ARG001  leechers are not shared
@@ -76,6 +68,10 @@ def check(options: Any, host: str | None) -> str | None:
     """Return what is wrong with the options."""
     if host and not options.torrent:
         return "--host needs --torrent: the torrent of the file that the peer has"
+    try:
+        check_content(options.size, options.block_size)
+    except UsageError as error:
+        return str(error)
     return None
 
 

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 import msgspec
 import requests
 
-from minibit.errors import MiniBitError, RecordError, UsageError
+from minibit.errors import MiniBitError, UsageError
+from minibit.load import stored
 from minibit.load.attacks import ATTACKS
 from minibit.load.drive import drive
 from minibit.load.embedded import Embedded
@@ -20,7 +21,7 @@ from minibit.load.generator import Plan
 from minibit.load.measurement import Slice
 from minibit.load.population import FAULTS
 from minibit.provenance import code_version, describe_machine
-from minibit.record import CodeVersion, Machine, quantile, write_whole
+from minibit.record import CodeVersion, Machine, quantile
 from minibit.wire import STATS
 
 SCHEMA_VERSION = 1
@@ -114,20 +115,14 @@ def abuse(
     )
 
 
-def write(record: AbuseRecord, path: Path) -> None:
+def write(result: AbuseRecord, path: Path) -> None:
     """Write it as JSON. Raise StorageError."""
-    write_whole(path, msgspec.json.encode(record) + b"\n", "record")
+    stored.write(result, path)
 
 
 def read(path: Path) -> AbuseRecord:
-    """Read what ``write`` wrote. Raise RecordError."""
-    try:
-        record = msgspec.json.decode(path.read_bytes(), type=AbuseRecord)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path} is no abuse record: {error}") from error
-    if record.schema_version != SCHEMA_VERSION:
-        raise RecordError(f"{path}: schema_version {record.schema_version} cannot be read")
-    return record
+    """Read what ``write`` wrote. Raise RecordError, naming the file."""
+    return stored.read(path, AbuseRecord, kind="abuse", schema_version=SCHEMA_VERSION)
 
 
 def recovery_s(timeline: Sequence[Slice], ends_s: float, before_p99_s: float) -> float | None:

@@ -7,10 +7,21 @@ import sys
 from types import TracebackType
 from typing import IO, Self
 
-from minibit.errors import MiniBitError
+from minibit.core.blocks import check_block_size
+from minibit.errors import MiniBitError, UsageError
+from minibit.units import parse_size
 
 START_TIMEOUT_S = 120.0  # a million registered peers take half a minute
 STOP_TIMEOUT_S = 10.0
+
+
+def check_content(size: str, block_size: str) -> None:
+    """Raise UsageError if an embedded peer cannot have such content."""
+    parse_size(size)
+    try:
+        check_block_size(parse_size(block_size))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 class Embedded:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import msgspec
 
-from minibit.errors import RecordError, UsageError
+from minibit.errors import UsageError
+from minibit.load import stored
 from minibit.load.latency import PERCENTILES, Latency
 from minibit.load.measurement import Counted, Seen, decoded, together
 from minibit.load.source import WHILE_CHOKED
-from minibit.record import CodeVersion, Machine, write_whole
+from minibit.record import CodeVersion, Machine
 from minibit.wire import HAVE_BLOCKS_INFO
 
 SCHEMA_VERSION = 1
@@ -116,18 +117,12 @@ class LoadResult(msgspec.Struct, kw_only=True):
 
 def write(result: LoadResult, path: Path) -> None:
     """Write it as JSON. Raise StorageError."""
-    write_whole(path, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n", "result")
+    stored.write(result, path)
 
 
 def read(path: Path) -> LoadResult:
-    """Read what ``write`` wrote. Raise RecordError, naming file and key."""
-    try:
-        result = msgspec.json.decode(path.read_bytes(), type=LoadResult)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path} is not the result of a load test: {error}") from error
-    if result.kind != "load" or result.schema_version != SCHEMA_VERSION:
-        raise RecordError(f"{path}: kind {result.kind!r}, schema_version {result.schema_version} cannot be read")
-    return result
+    """Read what ``write`` wrote. Raise RecordError, naming the file."""
+    return stored.read(path, LoadResult, kind="load", schema_version=SCHEMA_VERSION)
 
 
 _OPERATORS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}

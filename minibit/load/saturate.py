@@ -10,16 +10,16 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from minibit.errors import RecordError, UsageError
+from minibit.errors import UsageError
+from minibit.load import stored
 from minibit.load.blocks import reserve
 from minibit.load.drive import DRIVERS
-from minibit.load.embedded import Embedded
-from minibit.load.generator import Plan
+from minibit.load.embedded import Embedded, check_content
+from minibit.load.generator import Plan, address_of
 from minibit.load.result import LoadResult
 from minibit.load.sampler import Sampler
 from minibit.load.saturation import SCHEMA_VERSION, Limits, Saturation, SaturationRecord, Trial, judged, search
 from minibit.provenance import code_version, describe_machine
-from minibit.record import write_whole
 from minibit.wire import METRICS
 
 CLOSED_LOOP_PER_S = float("inf")
@@ -65,6 +65,9 @@ def saturate(
         raise UsageError(f"--repeats must be odd, for a majority: not {repeats}")
     if subject.what == "peer" and subject.url and not subject.torrent:
         raise UsageError("--host of a peer needs --torrent: the torrent of the file that the peer has")
+    if subject.url:
+        address_of(subject.url)
+    check_content(subject.size, subject.block_size)
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     found = []
     peer_counts: Sequence[int | None] = registered or [None]
@@ -88,20 +91,14 @@ def saturate(
     )
 
 
-def write(record: SaturationRecord, path: Path) -> None:
+def write(result: SaturationRecord, path: Path) -> None:
     """Write it as JSON. Raise StorageError."""
-    write_whole(path, msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n", "record")
+    stored.write(result, path)
 
 
 def read(path: Path) -> SaturationRecord:
-    """Read what ``write`` wrote. Raise RecordError."""
-    try:
-        record = msgspec.json.decode(path.read_bytes(), type=SaturationRecord)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path} is no saturation record: {error}") from error
-    if record.schema_version != SCHEMA_VERSION:
-        raise RecordError(f"{path}: schema_version {record.schema_version} cannot be read")
-    return record
+    """Read what ``write`` wrote. Raise RecordError, naming the file."""
+    return stored.read(path, SaturationRecord, kind="saturation", schema_version=SCHEMA_VERSION)
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,6 +180,7 @@ def test_a_tracker_that_is_not_there_fails_in_figures_not_in_tracebacks(tmp_path
         (("-t", "1s", "--warm-up", "2"), "leaves nothing after a --warm-up of 2 s"),
         (("--arrival-rate", "-1"), "must not be negative"),
         (("--peers", "0"), "must be at least 1"),
+        (("--vanish", "2"), "must be within 0 and 1"),
     ],
 )
 def test_a_mistake_is_one_line_before_anything_is_started(tmp_path, options, said):
@@ -189,6 +190,13 @@ def test_a_mistake_is_one_line_before_anything_is_started(tmp_path, options, sai
     output = (tmp_path / "output.txt").read_text()
     assert said in output
     assert "Traceback" not in output
+
+
+def test_a_block_size_that_cannot_be_is_one_line(tmp_path):
+    """Before a peer is started."""
+    with locust(tmp_path, "--block-size", "3KiB", file="peer") as process:
+        assert process.wait(DEADLINE_S) == 2
+    assert "error: block size must be a power of two" in (tmp_path / "output.txt").read_text()
 
 
 def test_a_flash_crowd_multiplies_users_and_newcomers(tmp_path):

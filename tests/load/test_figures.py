@@ -198,5 +198,5 @@ def test_results_cross_process_borders_as_plain_types():
 def test_a_file_that_is_no_result_is_refused_in_one_line(tmp_path, text):
     """It names the file."""
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(RecordError, match=r"x\.json is not the result"):
+    with pytest.raises(RecordError, match=r"x\.json is not a result"):
         read(tmp_path / "x.json")

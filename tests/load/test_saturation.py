@@ -11,7 +11,7 @@ import pytest
 from made_up import LIMITS, Target
 
 from minibit.errors import MiniBitError, UsageError
-from minibit.load.drive import drive
+from minibit.load.drive import drive, drive_locust
 from minibit.load.embedded import Embedded
 from minibit.load.generator import Plan
 from minibit.load.sampler import Sampler
@@ -176,6 +176,11 @@ def test_the_command_ends_in_a_figure_a_record_and_a_plot(tmp_path):
         (("peer", "--threads", "5"), "are of a tracker"),
         (("peer", "--protocol", "bep3"), "are of a tracker"),
         (("--repeats", "2"), "must be odd"),
+        (("peer", "--block-size", "3KiB"), "power of two"),
+        (("peer", "--size", "x"), "is not a size"),
+        (("--host", "ftp://x"), "must be an http:// address"),
+        (("--host", "http://x:99999"), "is no address"),
+        (("--host", "http://no.such.host.invalid:1"), "no.such.host.invalid: "),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, arguments, said):
@@ -184,3 +189,40 @@ def test_a_mistake_is_one_line(tmp_path, arguments, said):
     assert done.returncode == 2
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_each_state_of_the_tracker_is_searched_by_itself(tmp_path):
+    """More peers registered take more memory, and the threads asked for are there."""
+    options = (
+        "--seconds",
+        "0.3",
+        "--warm-up",
+        "0.1",
+        "--repeats",
+        "1",
+        "--p99",
+        "1s",
+        "--close",
+        "--arrivals",
+        "poisson",
+    )
+    done = saturate_command(tmp_path, *options, "--registered", "1,20000", "--threads", "1,6")
+    assert done.returncode == 0, done.stderr
+    found = read(tmp_path / "out" / "saturation.json").found
+    assert [(each.registered, each.threads) for each in found] == [(1, 1), (1, 6), (20_000, 1), (20_000, 6)]
+    resident = [max(trial.server.rss_bytes for trial in each.trials) for each in found]
+    assert min(resident[2:]) > max(resident[:2]) + 5_000_000
+    tested = found[0].trials[0].result
+    assert tested.arrivals == "poisson"
+    assert tested.options["close"] is True
+    assert "20,000" in done.stdout
+
+
+def test_locust_may_drive_the_search():
+    """The same result as from the generator, with locust's name for its users."""
+    with Embedded("tracker") as target:
+        plan = Plan(url=target.url, kind="tracker", seed=5, rate_per_s=100, seconds=2, warm_up_s=0.5, connections=10)
+        result = drive_locust(plan)
+    assert result.errors == 0
+    assert result.answered == pytest.approx(100 * 1.25, rel=0.3)  # locust ends on whole seconds, a quarter of one early
+    assert (result.users, result.seed, result.arrival_rate_per_s) == (10, 5, 100)
