@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from minibit.load.result import LoadResult, read
 from minibit.provenance import PACKAGE, code_version, describe_machine
 from minibit.units import format_size
 
+STOPPING_S = 0.25  # that the locustfiles stop counting before locust, which knows whole seconds only, ends a test
 SPARE_S = 60.0  # beyond what a test should take, before its processes are given up
 LOCUSTFILES = PACKAGE.parent / "locustfiles"
 
@@ -71,7 +73,7 @@ def drive_locust(
         command = [sys.executable, "-m", "locust", "-f", str(locustfile), "--headless", "--only-summary"]
         command += ["--save", str(saved), "--host", plan.url, "--fail-if", "errors>100%", "--seed", str(plan.seed)]
         command += ["-u", str(plan.connections), "-r", str(plan.connections), "--warm-up", str(plan.warm_up_s)]
-        command += ["-t", f"{max(1, round(plan.warm_up_s + plan.seconds))}s", "--arrivals", plan.arrivals]
+        command += ["-t", f"{math.ceil(plan.warm_up_s + plan.seconds + STOPPING_S)}s", "--arrivals", plan.arrivals]
         command += ["--arrival-rate", str(plan.rate_per_s)] if plan.rate_per_s else []
         command += ["--processes", str(processes)] if processes > 1 else []
         if plan.kind == "tracker":

@@ -224,5 +224,8 @@ def test_locust_may_drive_the_search():
         plan = Plan(url=target.url, kind="tracker", seed=5, rate_per_s=100, seconds=2, warm_up_s=0.5, connections=10)
         result = drive_locust(plan)
     assert result.errors == 0
-    assert result.answered == pytest.approx(100 * 1.25, rel=0.3)  # locust ends on whole seconds, a quarter of one early
+    assert result.seen.duration_s >= 1.5  # two seconds, but for what a busy machine takes to end it
+    assert result.planned == pytest.approx(100 * result.seen.duration_s, abs=5)
+    assert result.answered + result.missed == pytest.approx(result.planned, abs=5)
+    assert result.answered > 0
     assert (result.users, result.seed, result.arrival_rate_per_s) == (10, 5, 100)
