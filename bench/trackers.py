@@ -27,7 +27,8 @@ from rich.table import Table
 
 from bench.rivals.clients import MissingError
 from bench.rivals.trackers import INFO_HASH, filled, trackers
-from minibit.cli import COUNTS, run
+from minibit.cli import run
+from minibit.cli.options import COUNTS
 from minibit.errors import UsageError
 
 FIRST_PORT = 6970

@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.rivals.clients import MIB, RUNNERS, MissingError, Outcome, Work
-from minibit.cli import BLOCK_SIZE, RATE, SIZE, run
+from minibit.cli import run
+from minibit.cli.options import BLOCK_SIZE, RATE, SIZE
 from minibit.units import format_duration
 
 DEFAULT_CLIENTS = ("minibit", "libtorrent", "libtorrent fast", "aria2", "limit")
