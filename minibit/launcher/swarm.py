@@ -447,5 +447,6 @@ def _with_report(run: _Run, plain: PeerRecord, report: PeerReport, began_s: floa
         received_from=report.received_from,
         aborts=report.aborts,
         timeline=[(max(0.0, at_s - began_s), owned) for at_s, owned in report.timeline],
+        order=report.order,
         waiting_for=None if plain.completed else report.waiting_for,
     )

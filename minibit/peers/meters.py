@@ -30,6 +30,7 @@ class PeerReport(msgspec.Struct, frozen=True):
     upload_duration_s: float | None  # of a limited link: from the first byte asked for to the last that passed
     download_duration_s: float | None
     timeline: list[tuple[float, int]]
+    order: list[int]
     waiting_for: str
 
 
@@ -43,6 +44,7 @@ class Meters:
     requests: Counter[str] = field(default_factory=Counter)
     aborts: Counter[str] = field(default_factory=Counter)
     timeline: list[tuple[float, int]] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def sent(self, peer_id: str, num_bytes: int) -> None:
@@ -68,7 +70,8 @@ class Meters:
         with self._lock:
             self.requests[kind] += 1
 
-    def block_owned(self, now_s: float, owned: int) -> None:
-        """A block was written; so many are owned now."""
+    def block_owned(self, now_s: float, index: int, owned: int) -> None:
+        """This block was written; so many are owned now."""
         with self._lock:
             self.timeline.append((now_s, owned))
+            self.order.append(index)

@@ -468,7 +468,7 @@ class Peer:
         with self.driver.lock:
             self.blocks_owned.mark(index)
             self._on_disk.add(index)
-            self.meters.block_owned(self.clock(), self._on_disk.count)
+            self.meters.block_owned(self.clock(), index, self._on_disk.count)
 
     def _own(self, index: int) -> None:
         self.session.owned.add(index)
@@ -520,6 +520,7 @@ class Peer:
                 upload_duration_s=self.up.duration_s,
                 download_duration_s=self.down.duration_s,
                 timeline=list(meters.timeline),
+                order=list(meters.order),
                 waiting_for=self.session.describe(),
             )
 

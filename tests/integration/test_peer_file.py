@@ -60,6 +60,7 @@ def test_a_swarm_rebuilds_the_file_from_one_seed(make_file, tmp_path, start_peer
         assert sum(parts) == sum(report.received_from.values())
         assert report.useful_bytes == torrent.length_bytes
         assert [owned for _, owned in report.timeline] == list(range(1, 62))
+        assert sorted(report.order) == list(range(61))
     sent, received = Counter(), Counter()
     for report in reports:
         sent.update({(report.peer_id, other): count for other, count in report.sent_to.items()})

@@ -1,0 +1,68 @@
+"""What is compared: each figure with its name, its unit, and the gate that it is held to.
+
+All are costs per unit of work (more is worse), but for rates; counts are steadier than times and have tighter gates.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from minibit.record import Record
+from minibit.regression.evidence import GATE
+
+COUNT_GATE = 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """``key`` names it on the command line and in files, ``title`` to people; ``per_second`` rates are better larger."""
+
+    key: str
+    title: str
+    unit: str
+    gate: float = GATE
+    larger_is_better: bool = False
+
+
+SWARM = (
+    Metric("completion_p50", "completion time, p50", "s"),
+    Metric("completion_p95", "completion time, p95", "s"),
+    Metric("completion_max", "completion time, last", "s"),
+    Metric("cpu_per_gib", "CPU per GiB", "CPU-s/GiB"),
+    Metric("pss", "memory per peer (PSS)", "B", COUNT_GATE),
+    Metric("received_per_useful", "bytes received per useful byte", "", COUNT_GATE),
+    Metric("block_requests", "block requests per block", "", COUNT_GATE),
+    Metric("have_messages", "have messages per block", ""),
+    Metric("messages", "messages per block", ""),
+    Metric("tracker_requests", "tracker requests per peer", ""),
+)
+SERVING = (
+    Metric("tracker_rate", "tracker requests", "1/s", larger_is_better=True),
+    Metric("tracker_cpu", "CPU per tracker request", "s"),
+    Metric("block_latency_p50", "block request, p50", "s"),
+)
+WORKLOADS: Mapping[str, tuple[Metric, ...]] = {"swarm": SWARM, "serving": SERVING}
+METRICS: Mapping[str, Metric] = {metric.key: metric for group in WORKLOADS.values() for metric in group}
+
+
+def swarm_figures(record: Record) -> dict[str, float | None]:
+    """Return the swarm metrics of a record, None where it has none."""
+    leechers = [peer for peer in record.peers if peer.role == "leecher"]
+    blocks = sum(peer.timeline[-1][1] if peer.timeline else 0 for peer in leechers)
+    requests, ledger, times = record.requests, record.ledger, record.completion_time_s
+    messages = requests.block + requests.block_refused + requests.have + requests.offer + requests.handshake
+
+    def per_block(count: int) -> float | None:
+        return count / blocks if blocks else None
+
+    return {
+        "completion_p50": times.p50 if times else None,
+        "completion_p95": times.p95 if times else None,
+        "completion_max": times.max if times else None,
+        "cpu_per_gib": record.cpu_s_per_gib,
+        "pss": record.pss_bytes_mean,
+        "received_per_useful": ledger.received_bytes / ledger.useful_bytes if ledger.useful_bytes else None,
+        "block_requests": per_block(requests.block + requests.block_refused),
+        "have_messages": per_block(requests.have),
+        "messages": per_block(messages),
+        "tracker_requests": requests.tracker / len(record.peers) if record.peers else None,
+    }
