@@ -14,7 +14,7 @@ COUNT_GATE = 0.03
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """``key`` names it on the command line and in files, ``title`` to people; ``per_second`` rates are better larger."""
+    """``key`` names it on the command line and in files, ``title`` to people; of rates more is better."""
 
     key: str
     title: str
