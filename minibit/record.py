@@ -88,7 +88,8 @@ class PeerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One peer. ``reported`` is false if it never told its figures, ``removed`` if the scenario took it away.
 
     ``completion_time_s`` and ``timeline`` [(t_s, blocks owned)] start at the peer's own start, ``order`` names the
-    block of each of its entries (empty in records of before there was one); ``verified`` is whether its file equals the source, null if nobody looked. ``upload_peak_bytes_per_s`` is the busiest sliding second and
+    block of each of its entries (empty in records of before there was one); ``verified`` is whether its file equals
+    the source, null if nobody looked. ``upload_peak_bytes_per_s`` is the busiest sliding second and
     ``upload_duration_s`` the time from the first byte taken from the rate limit to the last one sent, likewise for
     downloads. ``failure`` is what ended the peer early, ``waiting_for`` what one that never completed was stuck on.
     ``uplink_use`` is bytes sent over what the cap allowed until the makespan. ``sent_to`` and
