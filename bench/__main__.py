@@ -7,7 +7,6 @@ table and the picture of completion time against the number of leechers. machine
 import argparse
 import os
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -16,7 +15,7 @@ import pytest
 from bench.summary import draw_curves, print_bounds, print_curves
 from bench.versus import print_written
 from minibit.errors import MiniBitError
-from minibit.provenance import code_version, describe_machine, folder_name
+from minibit.regression.sessions import new_session
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMINGS_MAX = 1000
@@ -26,7 +25,7 @@ TIERS = ("quick", "default", "full")
 def main() -> int:
     """Run the tier; return pytest's exit code, or 3 if a swarm's figures do not count."""
     options, rest = _parse()
-    folder = _new_folder(Path(os.environ.get("MINIBIT_RESULTS", ROOT / "results")))
+    folder = new_session(Path(os.environ.get("MINIBIT_RESULTS", ROOT / "results")))
     os.environ["MINIBIT_BENCH_FOLDER"] = str(folder)
     chosen = [argument for argument in rest if Path(argument.partition("::")[0]).exists()]
     code = int(
@@ -69,16 +68,6 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     tier.add_argument("--full", dest="tier", action="store_const", const="full", help="the long ones too")
     parser.set_defaults(tier="default")
     return parser.parse_known_args()
-
-
-def _new_folder(results: Path) -> Path:
-    machine, commit = describe_machine(), code_version()
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    name = f"{commit.id[:9]}{'-dirty' if commit.dirty else ''}" if commit else "unknown"
-    folder = results / folder_name(machine) / f"{stamp}-{name}"
-    folder.mkdir(parents=True)
-    (folder.parent / "machine.json").write_bytes(msgspec.json.format(msgspec.json.encode(machine)) + b"\n")
-    return folder
 
 
 def _pytest_arguments(tier: str, folder: Path) -> list[str]:

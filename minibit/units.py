@@ -15,7 +15,7 @@ _NUMBER = r"(?P<number>[0-9]+(?:\.[0-9]+)?)"
 _UNIT = r"(?:(?P<upper>(?:[kKmMgGtT][iI]?)?)B|(?P<lower>(?:[kmgt]i?)?)b)?"
 _SIZE = re.compile(rf"{_NUMBER}\s*{_UNIT}")
 _RATE = re.compile(rf"{_NUMBER}\s*{_UNIT}(?:/s)?")
-_DURATION = re.compile(rf"{_NUMBER}\s*(?P<unit>us|µs|ms|s)")
+_DURATION = re.compile(rf"{_NUMBER}\s*(?P<unit>us|µs|ms|s|min|h)")
 _SHARE = re.compile(rf"{_NUMBER}\s*%")
 UNLIMITED = "unlimited"
 
@@ -48,11 +48,13 @@ def parse_rate(text: str | float) -> float | None:
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds of ``20ms``, ``500us``, ``1.5s``. Raise UsageError for anything else and for zero."""
+    """Return the seconds of ``20ms``, ``1.5s``, ``5min``. Raise UsageError for anything else, and for zero."""
     match = _DURATION.fullmatch(text.strip())
     if match is None or not float(match["number"]):
-        raise UsageError(f"{_shown(text)} is not a duration; expected 20ms, 500us or 1.5s")
-    return float(match["number"]) * {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}[match["unit"]]
+        raise UsageError(f"{_shown(text)} is not a duration; expected 20ms, 500us, 1.5s or 5min")
+    return (
+        float(match["number"]) * {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}[match["unit"]]
+    )
 
 
 def parse_share(text: str) -> float:

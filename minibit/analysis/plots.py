@@ -47,7 +47,7 @@ def completion_curve(
     drawn = sorted((point for point in points if point.times_s), key=lambda point: point.leechers)
     if not drawn:
         raise UsageError("no completed run, nothing to draw")
-    figure = _new_figure()
+    figure = new_figure()
     axes = figure.add_subplot()
     _draw_times(axes, drawn)
     fluid = [(point.leechers, point.bound_s) for point in drawn]
@@ -56,7 +56,7 @@ def completion_curve(
     _draw_bound(axes, whole_blocks, label="store-and-forward bound", color=GREEN, linestyle=(0, (1, 1.5)))
     _scale(axes, drawn)
     _dress(axes, title, subtitle)
-    return _save(figure, Path(path_stem))
+    return save(figure, Path(path_stem))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def latency_curve(
     """
     if not points:
         raise UsageError("no load test, nothing to draw")
-    figure = _new_figure()
+    figure = new_figure()
     from matplotlib.ticker import FuncFormatter  # noqa: PLC0415  as above
 
     axes = figure.add_subplot()
@@ -106,7 +106,7 @@ def latency_curve(
     axes.set_xlabel("arrival rate (requests/s)", color=INK)
     axes.set_ylabel("latency from the intended beginning (ms, log scale)", color=INK)
     _dress(axes, title, subtitle)
-    return _save(figure, Path(path_stem))
+    return save(figure, Path(path_stem))
 
 
 def abuse_timelines(found: Sequence["Abuse"], path_stem: str | Path, *, title: str) -> list[Path]:
@@ -117,7 +117,7 @@ def abuse_timelines(found: Sequence["Abuse"], path_stem: str | Path, *, title: s
     """
     if not found:
         raise UsageError("no abuse, nothing to draw")
-    figure = _new_figure()
+    figure = new_figure()
     from matplotlib.ticker import FuncFormatter  # noqa: PLC0415  as above
 
     figure.set_size_inches(SIZE_INCHES[0], 1.2 + 1.5 * len(found))
@@ -142,10 +142,11 @@ def abuse_timelines(found: Sequence["Abuse"], path_stem: str | Path, *, title: s
     figure.supylabel("latency (ms, log scale)", color=INK, fontsize=10)
     figure.suptitle(title, x=0.02, ha="left", fontsize=14, fontweight="bold", color=INK)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
-    return _save(figure, Path(path_stem))
+    return save(figure, Path(path_stem))
 
 
-def _new_figure() -> "Figure":
+def new_figure() -> "Figure":
+    """Return an empty figure on white. Raise UsageError if matplotlib is missing."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415  an extra, see the module's docstring
         from matplotlib.figure import Figure  # noqa: PLC0415
@@ -214,7 +215,8 @@ def _dress(axes: "Axes", title: str, subtitle: str) -> None:
     axes.figure.legend(loc="outside lower center", ncols=3, frameon=False, labelcolor=INK)
 
 
-def _save(figure: "Figure", stem: Path) -> list[Path]:
+def save(figure: "Figure", stem: Path) -> list[Path]:
+    """Write a figure as PNG and SVG; return both paths. Raise StorageError if the disk refuses."""
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)

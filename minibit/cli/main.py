@@ -9,6 +9,8 @@ from typing import NoReturn
 import click
 
 from minibit import __version__
+from minibit.cli.compare import compare, selftest
+from minibit.cli.history import history
 from minibit.cli.load import abuse, saturate
 from minibit.cli.options import EXIT_INTERRUPTED
 from minibit.cli.results import show
@@ -42,7 +44,7 @@ def cli(verbose: int) -> None:
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
-for _command in (swarm, sweep, saturate, abuse, show, tracker, peer, torrent):
+for _command in (swarm, sweep, compare, selftest, saturate, abuse, show, history, tracker, peer, torrent):
     cli.add_command(_command)
 
 

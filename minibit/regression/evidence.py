@@ -12,10 +12,12 @@ which is what keeps the chance of a false verdict over all metrics below ``ALPHA
 
 The interval is the percentile bootstrap of the median, exact: that distribution is known in closed form (Efron 1982,
 *The Jackknife, the Bootstrap and Other Resampling Plans*, §10.2), so nothing is drawn and the same pairs always say the
-same. The test is Wilcoxon's signed-rank test, one-sided.
+same. With few pairs it is too short, so it is widened to the distribution-free interval between order statistics,
+which keeps its level whatever the noise looks like. The test is Wilcoxon's signed-rank test, one-sided.
 """
 
 import math
+import statistics
 from collections.abc import Sequence
 from enum import StrEnum
 from functools import cache
@@ -29,6 +31,7 @@ SHARE_OF_GATE = 0.6  # a median must be beyond so much of the gate to count as r
 LOOKS = (7, 11, 15, 23, 35, 51)
 ALPHA = 0.05
 LOOK_LEVEL = ALPHA / len(LOOKS)
+CONFIRMING_PAIRS_MIN = 11  # as many as raised the alarm, but no fewer
 RATIO_MAX = 1e6  # stands for "from nothing to something", which has no ratio
 
 
@@ -67,33 +70,46 @@ def ratio_of(base: float, head: float, *, larger_is_better: bool = False) -> flo
 def judge(ratios: Sequence[float], *, gate: float = GATE, level: float = LOOK_LEVEL) -> Evidence:
     """Judge the ratios of all pairs, once. Raise ValueError if there are none."""
     ordered = sorted(ratios)
-    middle = len(ordered) // 2
-    ratio = ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
     low, high = median_interval(ordered, level)
-    p_worse = _signed_rank(ratios)
-    verdict = Verdict.INCONCLUSIVE
-    if low > 1 and ratio > 1 + SHARE_OF_GATE * gate and p_worse <= level:
-        verdict = Verdict.REGRESSED
-    elif high < 1 + gate:
-        verdict = Verdict.NOT_REGRESSED
     return Evidence(
-        pairs=len(ordered), ratio=ratio, low=low, high=high, p_worse=p_worse, level=level, gate=gate, verdict=verdict
+        pairs=len(ordered),
+        ratio=statistics.median(ordered),
+        low=low,
+        high=high,
+        p_worse=_signed_rank(ratios),
+        level=level,
+        gate=gate,
+        verdict=verdict_on(ratios, gate=gate, level=level),
     )
 
 
-def first_decision(ratios: Sequence[float], *, gate: float = GATE) -> Evidence:
-    """Judge at every look that so many pairs reach; return the first that decides, else the last.
+def verdict_on(ratios: Sequence[float], *, gate: float = GATE, level: float = LOOK_LEVEL) -> Verdict:
+    """Return the verdict alone, for simulations: the test is made only where it decides."""
+    ordered = sorted(ratios)
+    low, high = median_interval(ordered, level)
+    slower = low > 1 and statistics.median(ordered) > 1 + SHARE_OF_GATE * gate
+    if slower and _signed_rank(ratios) <= level:
+        return Verdict.REGRESSED
+    return Verdict.NOT_REGRESSED if high < 1 + gate else Verdict.INCONCLUSIVE
 
-    With fewer pairs than the first look takes they are judged as they are, and decide nothing.
+
+def deciding_look(ratios: Sequence[float], *, gate: float = GATE) -> tuple[int, Verdict]:
+    """Return the first look that decides, as a number of pairs, and its verdict; else the last that was reached.
+
+    With fewer pairs than the first look takes nothing is decided.
     """
     looks = [count for count in LOOKS if count <= len(ratios)]
-    if not looks:
-        return msgspec.structs.replace(judge(ratios, gate=gate), verdict=Verdict.INCONCLUSIVE)
     for count in looks:
-        evidence = judge(ratios[:count], gate=gate)
-        if evidence.verdict != Verdict.INCONCLUSIVE:
-            break
-    return evidence
+        verdict = verdict_on(ratios[:count], gate=gate)
+        if verdict != Verdict.INCONCLUSIVE:
+            return count, verdict
+    return (looks[-1] if looks else len(ratios)), Verdict.INCONCLUSIVE
+
+
+def first_decision(ratios: Sequence[float], *, gate: float = GATE) -> Evidence:
+    """Return the evidence at the look that decides, or at the last one reached. Raise ValueError without pairs."""
+    count, verdict = deciding_look(ratios, gate=gate)
+    return msgspec.structs.replace(judge(ratios[:count], gate=gate), verdict=verdict)
 
 
 def next_look(pairs: int) -> int | None:
@@ -122,10 +138,10 @@ def overall(verdicts: Sequence[Verdict]) -> Verdict:
 
 
 def median_interval(ordered: Sequence[float], level: float) -> tuple[float, float]:
-    """Return the ``level`` and 1 - ``level`` quantiles of the bootstrap distribution of the median.
+    """Return the ``level`` and 1 - ``level`` quantiles of the median's bootstrap, or the order statistics beyond.
 
     ``ordered`` rises. Of an even number the lower of the two middle values decides the lower end, and the upper one
-    the upper end.
+    the upper end. Too few pairs for the level give all there is.
     """
     if not ordered:
         raise ValueError("no pairs, no interval")
@@ -135,11 +151,16 @@ def median_interval(ordered: Sequence[float], level: float) -> tuple[float, floa
 
 @cache
 def _interval_ranks(count: int, level: float) -> tuple[int, int]:
-    """Return which order statistics, from 0, are the ends: P(median* <= x[k]) is that of a binomial tail."""
+    """Return which order statistics, from 0, are the ends.
+
+    P(bootstrapped median <= x[k]) is a binomial tail; so is P(median < x[k]), of fair coins, whatever is drawn from.
+    """
     lower_median, upper_median = (count + 1) // 2, count // 2 + 1
     low = next(rank for rank in range(count) if _tail(count, (rank + 1) / count, lower_median) > level)
     high = next(rank for rank in range(count) if _tail(count, (rank + 1) / count, upper_median) >= 1 - level)
-    return low, high
+    beyond = max((rank for rank in range(count // 2 + 1) if 1 - _tail(count, 0.5, rank) <= level), default=0)
+    free = max(0, beyond - 1)
+    return min(low, free), max(high, count - 1 - free)
 
 
 def _tail(trials: int, chance: float, at_least: int) -> float:
@@ -150,6 +171,8 @@ def _tail(trials: int, chance: float, at_least: int) -> float:
 
 
 def _signed_rank(ratios: Sequence[float]) -> float:
+    if min(ratios) > 1:
+        return 0.5 ** len(ratios)  # of all patterns of signs, the one furthest out
     logs = [math.log(ratio) for ratio in ratios]
     if not any(logs):
         return 1.0

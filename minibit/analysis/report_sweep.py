@@ -1,0 +1,343 @@
+"""Runs of one scenario as a section of a report: how completion grows with the number of leechers, and every record.
+
+Runs belong together if machine, commit and scenario are the same but for the number of leechers, names, random seed and
+time-out. Only valid runs that completed are averaged; the others are drawn as crosses and named.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from minibit.analysis import report_numbers as numbers
+from minibit.analysis.figures import BLUE, INK, ORANGE, VERMILION, Band, Chart, Dots, Line, Mark, Shade, drawn
+from minibit.analysis.report_page import (
+    Cell,
+    Column,
+    Fact,
+    Figure,
+    Names,
+    Notice,
+    Section,
+    Table,
+    cell,
+    csv_text,
+    number,
+    number_cell,
+    plural,
+    seconds,
+    seconds_cell,
+    size_cell,
+)
+from minibit.analysis.report_swarm import swarm_section
+from minibit.analysis.stats import median
+from minibit.record import BUSY_MAX, Record
+from minibit.units import format_rate, format_size
+
+DETAILED_MAX = 8  # of more runs only two are shown in detail
+LOG_FROM = 12.0  # times the smallest median the largest: below it an axis from 0 shows all there is
+Run = tuple[str, Record]
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """The runs with one number of leechers."""
+
+    leechers: int
+    runs: Sequence[Run]
+
+    @property
+    def times_s(self) -> list[float]:
+        """The makespans that count."""
+        return [r.makespan_s for _, r in self.runs if r.valid and r.makespan_s is not None]
+
+    @property
+    def excluded_s(self) -> list[float]:
+        """The makespans that do not."""
+        return [r.makespan_s for _, r in self.runs if not r.valid and r.makespan_s is not None]
+
+    @property
+    def busy(self) -> float | None:
+        """How busy the host was: the median over all runs, also those that do not count."""
+        values = [r.cpu_busy_fraction for _, r in self.runs if r.cpu_busy_fraction is not None]
+        return median(values) if values else None
+
+    @property
+    def saturated(self) -> bool:
+        """Whether the host was the bound."""
+        return self.busy is not None and self.busy > BUSY_MAX
+
+    def middle(self, field: str) -> float | None:
+        """Return the median of a figure over the valid runs."""
+        values = [value for _, r in self.runs if r.valid and (value := getattr(r, field)) is not None]
+        return median(values) if values else None
+
+    @property
+    def larger_bound_s(self) -> float | None:
+        """The larger bound, the same for all runs."""
+        return numbers.larger_bound_s(self.runs[0][1])
+
+    def median_run(self) -> Run:
+        """Return the run in the middle of those that count, of all if none does."""
+        counted = [run for run in self.runs if run[1].valid and run[1].makespan_s is not None] or list(self.runs)
+        ordered = sorted(counted, key=lambda run: (run[1].makespan_s or math.inf, run[0]))
+        return ordered[(len(ordered) - 1) // 2]
+
+
+def families(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return the runs that belong together, in the order in which each family appears."""
+    found: dict[bytes, list[Run]] = {}
+    for run in runs:
+        found.setdefault(_likeness(run[1]), []).append(run)
+    return list(found.values())
+
+
+def _likeness(record: Record) -> bytes:
+    scenario: dict[str, Any] = dict(record.scenario)
+    for key in ("name", "rng_seed", "timeout_s"):
+        scenario.pop(key, None)
+    scenario["groups"] = [
+        {**group, "count": 0} if group.get("role", "leecher") != "seed" else group for group in scenario["groups"]
+    ]
+    return msgspec.json.encode((scenario, record.machine, record.commit), order="sorted")
+
+
+def sizes_of(runs: Sequence[Run]) -> list[Size]:
+    """Return the runs by their number of leechers, rising."""
+    by_count: dict[int, list[Run]] = {}
+    for run in runs:
+        by_count.setdefault(len(numbers.leechers_of(run[1])), []).append(run)
+    return [Size(count, members) for count, members in sorted(by_count.items())]
+
+
+def family_section(runs: Sequence[Run], names: Names) -> Section:
+    """Return the runs of one scenario: a single one in full, several with their table, a sweep with its curve."""
+    if len(runs) == 1:
+        return swarm_section(*runs[0], names)
+    sizes = sizes_of(runs)
+    swept = len(sizes) > 1
+    figures, facts = [], []
+    if swept and (figure := _curve(sizes, names.new("f"))):
+        figures, facts = [figure], _growth_facts(sizes)
+    return Section(
+        ident=names.new("s"),
+        title=_title(sizes, runs[0][1]),
+        lead=_lead(runs[0][1], len(runs)),
+        notices=[*_invalid(runs), *_saturated(sizes)],
+        facts=facts,
+        figures=figures,
+        tables=[*([_sizes_table(sizes)] if swept else []), _runs_table(runs)],
+        parts=_details(sizes, runs, names),
+    )
+
+
+def _title(sizes: Sequence[Size], record: Record) -> str:
+    name = numbers.told(record.scenario).name
+    if len(sizes) == 1:
+        return f"{name}: {plural(sizes[0].leechers, 'leecher')}"
+    name = re.sub(rf"-{len(numbers.leechers_of(record))}$", "", name)
+    return f"{name}: {sizes[0].leechers} to {plural(sizes[-1].leechers, 'leecher')}"
+
+
+def _lead(record: Record, runs: int) -> str:
+    scenario = numbers.told(record.scenario)
+    rates = {group.upload_rate_bytes_per_s for group in scenario.groups if not group.free_rider}
+    uplink = f"uplink {format_rate(rates.pop())}" if len(rates) == 1 else "several uplink rates"
+    file, block = format_size(scenario.file.size_bytes), format_size(scenario.block_size_bytes)
+    return f"{plural(runs, 'run')} of one scenario: {file} in blocks of {block}, {uplink}, {scenario.picker}."
+
+
+def _invalid(runs: Sequence[Run]) -> list[Notice]:
+    lines = [f"{name}: {'; '.join(record.invalid_reasons)}" for name, record in runs if not record.valid]
+    title = f"{len(lines)} of {plural(len(runs), 'run')} not valid, and left out of every average"
+    return [Notice("bad", title, lines)] if lines else []
+
+
+def _saturated(sizes: Sequence[Size]) -> list[Notice]:
+    busy = [size for size in sizes if size.saturated]
+    if not busy:
+        return []
+    which = ", ".join(str(size.leechers) for size in busy)
+    line = f"the host was more than {BUSY_MAX:.0%} busy: with so many leechers on this machine its processors set the pace"
+    return [Notice("open", f"The host saturates at N = {which}", [line])]
+
+
+def _curve(sizes: Sequence[Size], ident: str) -> Figure | None:
+    counted = [size for size in sizes if size.times_s]
+    if not counted and not any(size.excluded_s for size in sizes):
+        return None
+    marks = [*_saturation_marks(sizes), *_time_marks(counted), *_bound_marks(sizes)]
+    marks.append(
+        Dots([(s.leechers, t) for s in sizes for t in s.excluded_s], VERMILION, "not valid, not counted", "cross", 7.0)
+    )
+    medians = [median(size.times_s) for size in counted]
+    y_log = bool(medians) and min(medians) > 0 and max(medians) / min(medians) > LOG_FROM
+    counts = [size.leechers for size in sizes]
+    chart = Chart(
+        marks=[mark for mark in marks if getattr(mark, "points", True)],
+        x_label="leechers N (log scale)",
+        y_label=f"makespan (s{', log scale' if y_log else ''})",
+        sizes=counts,
+        x_limits=(counts[0] / 1.15, counts[-1] * 1.15),
+        y_log=y_log,
+        y_limits=(None, None) if y_log else (0, None),
+    )
+    caption = (
+        "Time from the common start until the last leecher has the file, in seconds, against the number of leechers."
+        " The line joins the medians of the valid runs, the band reaches from the fastest to the slowest, each run is"
+        f" a dot. {_growth_words(sizes)}"
+    )
+    label = f"Makespan against the number of leechers, from {counts[0]} to {counts[-1]}"
+    return Figure("How completion grows", caption, drawn(chart, ident, label, full=True), _curve_data(sizes), "growth.csv")
+
+
+def _time_marks(counted: Sequence[Size]) -> list[Mark]:
+    band = [(float(s.leechers), min(s.times_s), max(s.times_s)) for s in counted if len(s.times_s) > 1]
+    marks: list[Mark] = [Band(band, BLUE, "fastest to slowest")] if len(band) > 1 else []
+    marks.append(Line([(s.leechers, median(s.times_s)) for s in counted], BLUE, "median of the valid runs", width=2.4))
+    marks.append(Dots([(s.leechers, t) for s in counted for t in s.times_s], BLUE, "valid run"))
+    return marks
+
+
+def _bound_marks(sizes: Sequence[Size]) -> list[Mark]:
+    looks = (("bound_s", "fluid bound", VERMILION, "5 2"),
+             ("store_and_forward_bound_s", "store-and-forward bound", INK, "1 1.5"))  # fmt: skip
+    marks: list[Mark] = []
+    for field, name, color, dash in looks:
+        values = [(float(size.leechers), getattr(size.runs[0][1], field)) for size in sizes]
+        marks.append(Line([(n, value) for n, value in values if value is not None], color, name, dash, 1.8))
+    return marks
+
+
+def _saturation_marks(sizes: Sequence[Size]) -> list[Mark]:
+    """Shade the sizes with a busy host, up to the middle between neighbours on the log axis."""
+    marks: list[Mark] = []
+    counts = [size.leechers for size in sizes]
+    edges = [counts[0] / 1.15, *(math.sqrt(a * b) for a, b in zip(counts, counts[1:], strict=False)), counts[-1] * 1.15]
+    for index, size in enumerate(sizes):
+        if size.saturated:
+            name = f"host more than {BUSY_MAX:.0%} busy"
+            marks.append(Shade(edges[index], edges[index + 1], ORANGE, name, 0.2))
+    return marks
+
+
+def _fits(sizes: Sequence[Size]) -> list[tuple[str, numbers.Growth]]:
+    """Return the growth over all sizes and, if some saturate, over those that do not."""
+    fits = [("all N", numbers.growth({size.leechers: size.times_s for size in sizes}))]
+    if any(size.saturated for size in sizes):
+        calm = {size.leechers: size.times_s for size in sizes if not size.saturated}
+        fits.append(("N where the host is not saturated", numbers.growth(calm)))
+    return [(what, fit) for what, fit in fits if fit is not None]
+
+
+def _growth_words(sizes: Sequence[Size]) -> str:
+    fits = _fits(sizes)
+    if not fits:
+        return "With fewer than two sizes that count there is no growth exponent."
+    exponents = "; ".join(f"{fit.exponent:.3f}{_interval(fit)} over {what}" for what, fit in fits)
+    return (
+        f"Growth exponent: {exponents}. It is the b of makespan ~ N^b: the slope of a least-squares line through log"
+        " median makespan against log N (0: constant, 1: proportional to N)."
+        f" The interval is a bootstrap over the runs of each N ({numbers.RESAMPLES:,} resamples)."
+    )
+
+
+def _interval(fit: numbers.Growth) -> str:
+    return f" (95 % interval {fit.low:.3f} to {fit.high:.3f})" if fit.low is not None else " (one run each: no interval)"
+
+
+def _growth_facts(sizes: Sequence[Size]) -> list[Fact]:
+    largest = sizes[-1]
+    time_s = largest.middle("makespan_s")
+    bound_s = largest.larger_bound_s
+    ratio = time_s / bound_s if bound_s and time_s is not None else None
+    facts = [
+        Fact(f"{fit.exponent:.3f}", "growth exponent", f"over {what}{_interval(fit)}") for what, fit in _fits(sizes)
+    ]
+    return [
+        *facts,
+        Fact(seconds(time_s), f"median makespan, N = {largest.leechers}", f"larger bound {seconds(bound_s)}"),
+        Fact(number(ratio, ".3f"), f"÷ larger bound, N = {largest.leechers}", "1 is the best that is possible"),
+        Fact(number(largest.busy, ".0%"), f"host busy, N = {largest.leechers}", "median over the runs"),
+    ]
+
+
+def _curve_data(sizes: Sequence[Size]) -> str:
+    header = ("record", "leechers", "valid", "makespan_s", "fluid_bound_s", "store_and_forward_bound_s", "host_busy")
+    rows = [
+        (name, size.leechers, record.valid, record.makespan_s, record.bound_s, record.store_and_forward_bound_s,
+         record.cpu_busy_fraction)
+        for size in sizes
+        for name, record in size.runs
+    ]  # fmt: skip
+    return csv_text(header, rows)
+
+
+def _sizes_table(sizes: Sequence[Size]) -> Table:
+    titles = ("N", "valid", "min", "median", "max", "fluid", "store-and-forward", "÷ bound", "goodput", "CPU-s/GiB",
+              "busy", "PSS")  # fmt: skip
+    return Table("By number of leechers: makespan of the valid runs", [Column(title) for title in titles],
+                 [_size_row(size) for size in sizes])  # fmt: skip
+
+
+def _size_row(size: Size) -> list[Cell]:
+    times, first = size.times_s, size.runs[0][1]
+    valid = sum(record.valid for _, record in size.runs)
+    middle = median(times) if times else None
+    bound_s = size.larger_bound_s
+    return [
+        cell(str(size.leechers), size.leechers),
+        cell(f"{valid}/{len(size.runs)}", valid / len(size.runs), "" if valid == len(size.runs) else "bad"),
+        seconds_cell(min(times, default=None)),
+        seconds_cell(middle),
+        seconds_cell(max(times, default=None)),
+        seconds_cell(first.bound_s),
+        seconds_cell(first.store_and_forward_bound_s),
+        number_cell(middle / bound_s if bound_s and middle is not None else None, ".3f"),
+        size_cell(size.middle("goodput_bytes_per_s"), "/s"),
+        number_cell(size.middle("cpu_s_per_gib"), ".2f"),
+        cell(number(size.busy, ".0%"), size.busy, "open" if size.saturated else ""),
+        size_cell(size.middle("pss_bytes_mean")),
+    ]
+
+
+def _runs_table(runs: Sequence[Run]) -> Table:
+    columns = [Column("record", number=False), Column("N"), Column("random seed"), Column("valid", number=False),
+               Column("p50"), Column("p95"), Column("max"), Column("makespan"), Column("÷ bound"), Column("busy"),
+               Column("fairness")]  # fmt: skip
+    return Table("Every run: completion times of its leechers, and its makespan", columns,
+                 [_run_row(name, record) for name, record in runs])  # fmt: skip
+
+
+def _run_row(name: str, record: Record) -> list[Cell]:
+    times, leechers = record.completion_time_s, len(numbers.leechers_of(record))
+    return [
+        Cell(name),
+        cell(str(leechers), leechers),
+        cell(str(record.rng_seed), record.rng_seed),
+        Cell("valid", mark="good") if record.valid else Cell("not valid", mark="bad"),
+        seconds_cell(times.p50 if times else None),
+        seconds_cell(times.p95 if times else None),
+        seconds_cell(times.max if times else None),
+        seconds_cell(record.makespan_s),
+        number_cell(numbers.ratio_to_bound(record), ".3f"),
+        number_cell(record.cpu_busy_fraction, ".0%"),
+        number_cell(record.fairness_jain, ".3f"),
+    ]
+
+
+def _details(sizes: Sequence[Size], runs: Sequence[Run], names: Names) -> list[Section]:
+    """Return the median runs of the largest and the smallest N in full; of few runs also the others, closed."""
+    ends = [(sizes[-1], "largest"), (sizes[0], "smallest")] if len(sizes) > 1 else [(sizes[0], "")]
+    chosen = [(size.median_run(), f"The median run of the {which} N." if which else "The median run.")
+              for size, which in ends]  # fmt: skip
+    sections = [swarm_section(*run, names, why=why) for run, why in chosen]
+    if len(runs) <= DETAILED_MAX:
+        shown = {name for (name, _), _ in chosen}
+        sections += [swarm_section(*run, names, closed=True) for run in runs if run[0] not in shown]
+    return sections
+
+

@@ -1,0 +1,315 @@
+"""One run of one side: what it did, as figures by metric. Whatever makes a run not count is raised, never passed over.
+
+Only the command line of a side is used, so that old revisions and other interpreters can be compared; what measures a
+tracker or a peer from outside is this MiniBit's own load generator, for both sides alike. Each run has a session of
+its own, so that a process which outlives it is found.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+import requests
+
+from minibit import metainfo
+from minibit import record as records
+from minibit import scenario as scenarios
+from minibit.core.blocks import KIB, MIB
+from minibit.load.drive import drive
+from minibit.load.generator import Plan
+from minibit.load.result import LoadResult
+from minibit.record import Record
+from minibit.regression.metrics import swarm_figures
+from minibit.regression.sides import CouldNotCompare, Side, last_line
+from minibit.scenario import Scenario
+from minibit.wire import PEERS
+
+DEFAULT_SCENARIO = Path(__file__).with_name("default.toml")
+STOP_WITHIN_S = 30.0
+SPARE_S = 60.0  # beyond the scenario's own time-out
+UP_WITHIN_S = 30.0
+LOOK_EVERY_S = 0.02
+TRACKER_CONNECTIONS, TRACKER_WARM_UP_S, TRACKER_S = 16, 0.2, 1.0
+BLOCK_WARM_UP_S, BLOCK_S, BLOCK_SIZE, FILE_SIZE = 0.2, 0.8, 64 * KIB, 4 * MIB
+_VARYING = {"rng_seed", "name"}  # of a resolved scenario: no change of what is measured
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """The figures of one run by metric, None where it has none; and the record behind them, if it was a swarm."""
+
+    figures: Mapping[str, float | None]
+    record: Record | None = None
+
+
+class Runs(Protocol):
+    """A workload: something that either side can do."""
+
+    name: str
+    kind: str
+
+    def run(self, side: Side, seed: int) -> Trial:
+        """Have the side do it once. Raise CouldNotCompare if it fails or does not count."""
+
+
+class SwarmRuns:
+    """A swarm of the scenario file (of the side's own, where two scenarios are compared)."""
+
+    kind = "swarm"
+
+    def __init__(self, path: Path = DEFAULT_SCENARIO) -> None:
+        self.path = path
+        self.scenario = scenarios.load(path)
+        self.name = self.scenario.name
+
+    def run(self, side: Side, seed: int) -> Trial:
+        """Run the swarm with this seed."""
+        record = self._record(side, seed)
+        if not record.valid:
+            reasons = "; ".join(record.invalid_reasons) or "the record does not say why"
+            raise CouldNotCompare(f"a run of {side.name} does not count ({self.name}, seed {seed}): {reasons}")
+        ran = record.commit
+        if side.commit and ran != side.commit:
+            raise CouldNotCompare(f"{side.name} was to run commit {side.commit.id[:9]}, but {_told(ran)} ran")
+        return Trial(swarm_figures(record), record)
+
+    def _record(self, side: Side, seed: int) -> Record:
+        path = side.scenario or self.path
+        wanted = scenarios.load(path)
+        with tempfile.TemporaryDirectory(prefix="minibit-compare-") as name:
+            written = Path(name) / "record.json"
+            arguments = ["swarm", str(path.resolve()), "--rng-seed", str(seed), "--json", str(written)]
+            said = _finished(side, arguments, Path(name), _timeout_s(wanted))
+            if not written.exists():
+                raise CouldNotCompare(f"{side.name} could not run {wanted.name}: {last_line(said)}")
+            return records.read(written)
+
+
+def _timeout_s(scenario: Scenario) -> float:
+    return scenario.effective_timeout_s + SPARE_S
+
+
+def _told(commit: records.CodeVersion | None) -> str:
+    if commit is None:
+        return "code of no commit"
+    return f"{commit.id[:9]}{' with changes' if commit.dirty else ''}"
+
+
+def differences(base: Mapping[str, Any], head: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Return what two resolved scenarios say differently, and what only one of them says."""
+    ours, theirs = _flat(base), _flat(head)
+    changed = [
+        f"{key} is {ours[key]!r} and {theirs[key]!r}" for key in ours if key in theirs and ours[key] != theirs[key]
+    ]
+    return changed, sorted(ours.keys() ^ theirs.keys())
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        pairs = [(str(key), part) for key, part in value.items() if prefix or key not in _VARYING]
+    elif isinstance(value, list):
+        pairs = [(str(number), part) for number, part in enumerate(value)]
+    else:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, part in pairs:
+        flat |= _flat(part, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+# -- a tracker and a peer, from outside --------------------------------------------------------------------------------
+
+
+class ServingRuns:
+    """The side's tracker under a closed loop, then its seed asked for one block after another."""
+
+    name = kind = "serving"
+
+    def run(self, side: Side, seed: int) -> Trial:
+        """Load both, one after the other."""
+        with tempfile.TemporaryDirectory(prefix="minibit-compare-") as name:
+            folder = Path(name)
+            with _tracker(side, folder) as (url, process):
+                tracker = _tracker_figures(side, url, process, seed)
+                with _seed_peer(side, folder, url) as (peer_url, torrent):
+                    return Trial(tracker | _block_figures(side, peer_url, torrent, seed))
+
+
+def _tracker_figures(side: Side, url: str, process: psutil.Process, seed: int) -> dict[str, float]:
+    plan = Plan(
+        url=url,
+        kind="tracker",
+        seed=seed,
+        connections=TRACKER_CONNECTIONS,
+        warm_up_s=TRACKER_WARM_UP_S,
+        seconds=TRACKER_S,
+        tidy_up=False,
+    )
+    before_s = _cpu_s(process)
+    result = _without_error(side, "tracker", drive(plan))
+    spent_s = _cpu_s(process) - before_s
+    share = TRACKER_S / (TRACKER_S + TRACKER_WARM_UP_S)  # of the requests, the warm-up's are not counted
+    return {"tracker_rate": result.rate_per_s, "tracker_cpu": spent_s * share / result.answered}
+
+
+def _block_figures(side: Side, url: str, torrent: Path, seed: int) -> dict[str, float]:
+    plan = Plan(
+        url=url,
+        kind="peer",
+        seed=seed,
+        connections=1,
+        warm_up_s=BLOCK_WARM_UP_S,
+        seconds=BLOCK_S,
+        torrent=str(torrent),
+        leechers=1,
+    )
+    result = _without_error(side, "seed", drive(plan))
+    return {"block_latency_p50": result.latency().at(50.0)}
+
+
+def _without_error(side: Side, what: str, result: LoadResult) -> LoadResult:
+    if result.errors:
+        kind, example = result.commonest_error
+        raise CouldNotCompare(
+            f"the {what} of {side.name} answered {result.errors} requests wrongly: {kind} ({example})"
+        )
+    if not result.useful:
+        raise CouldNotCompare(f"the {what} of {side.name} answered nothing")
+    return result
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+@contextmanager
+def _tracker(side: Side, folder: Path) -> Iterator[tuple[str, psutil.Process]]:
+    ready_read, ready_write = os.pipe()
+    arguments = ["tracker", "--host", "127.0.0.1", "--port", "0", "--ready-fd", str(ready_write)]
+    with _serving(side, arguments, folder / "tracker.txt", ready_write) as process:
+        os.close(ready_write)
+        with os.fdopen(ready_read) as ready:
+            told = ready.readline().strip()
+        if not told:
+            raise CouldNotCompare(
+                f"the tracker of {side.name} did not start: {last_line((folder / 'tracker.txt').read_text())}"
+            )
+        yield f"http://127.0.0.1:{int(told)}", psutil.Process(process.pid)
+
+
+@contextmanager
+def _seed_peer(side: Side, folder: Path, tracker_url: str) -> Iterator[tuple[str, Path]]:
+    """Give a seed's address and its torrent; the tracker says when it is there."""
+    content = folder / "content.bin"
+    content.write_bytes(os.urandom(FILE_SIZE))
+    torrent = metainfo.create(content, block_size_bytes=BLOCK_SIZE)
+    metainfo.write(torrent, folder / "content.torrent")
+    arguments = ["peer", str(folder / "content.torrent"), "--seed", "--dir", str(folder), "--tracker", tracker_url]
+    arguments += ["--host", "127.0.0.1", "--port", "0"]
+    with _serving(side, arguments, folder / "peer.txt") as process:
+        deadline_s = time.monotonic() + UP_WITHIN_S
+        query = f"{tracker_url}{PEERS}?peer_id=compare&info_hash={torrent.info_hash}"
+        while not (found := _peers(query)):
+            if process.poll() is not None or time.monotonic() > deadline_s:
+                said = last_line((folder / "peer.txt").read_text())
+                raise CouldNotCompare(f"the seed of {side.name} did not start: {said}")
+            time.sleep(LOOK_EVERY_S)
+        yield f"http://127.0.0.1:{found[0]['port']}", folder / "content.torrent"
+
+
+def _peers(query: str) -> list[dict[str, Any]]:
+    try:
+        told: list[dict[str, Any]] = requests.get(query, timeout=UP_WITHIN_S).json()["peers"]
+    except (requests.RequestException, KeyError):
+        return []  # not yet: a swarm that nobody is in may be refused
+    return told
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+
+def _finished(side: Side, arguments: list[str], folder: Path, timeout_s: float) -> str:
+    """Run the side's command to its end; return what it said on stderr."""
+    with (folder / "stderr.txt").open("w+b") as said:
+        process = subprocess.Popen(
+            side.command(*arguments),
+            cwd=folder,
+            env=side.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            start_new_session=True,
+        )
+        try:
+            process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise CouldNotCompare(f"{side.name} did not end within {timeout_s:.0f} s: {arguments[0]}") from None
+        finally:
+            _end(process)
+        _none_left(side, process.pid)
+        said.seek(0)
+        return said.read().decode(errors="replace")
+
+
+@contextmanager
+def _serving(
+    side: Side, arguments: list[str], output: Path, ready_fd: int | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    with output.open("wb") as said:
+        process = subprocess.Popen(
+            side.command(*arguments),
+            cwd=output.parent,
+            env=side.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            pass_fds=[ready_fd] if ready_fd is not None else [],
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            _end(process)
+    _none_left(side, process.pid)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Have it leave properly, as Ctrl-C would; kill it only if it does not."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _none_left(side: Side, session: int) -> None:
+    """Raise CouldNotCompare, naming it, if a process of this session is still there; end it."""
+    left = [process for process in psutil.process_iter() if _session_of(process.pid) == session]
+    if not left:
+        return
+    names = []
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            names.append(f"{process.name()} (pid {process.pid})")
+            process.kill()
+    if names:
+        raise CouldNotCompare(f"a run of {side.name} left processes behind: {', '.join(names)}")
+
+
+def _session_of(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None

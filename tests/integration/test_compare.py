@@ -1,0 +1,162 @@
+"""Comparisons of real processes: what a run tells, what makes it not count, and the command's exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from minibit import scenario
+from minibit.regression.metrics import SERVING, SWARM, swarm_figures
+from minibit.regression.sides import CouldNotCompare, Side
+from minibit.regression.trials import DEFAULT_SCENARIO, ServingRuns, SwarmRuns
+
+HERE = Side("head", "this MiniBit", Path(sys.executable))
+MINIBIT = [sys.executable, "-c", "from minibit.cli import main; main()"]
+TOML = """
+block_size = "16KiB"
+[file]
+size = "128KiB"
+[[groups]]
+name = "seed"
+role = "seed"
+count = 1
+upload_rate = "{rate}"
+[[groups]]
+name = "leecher"
+count = 2
+upload_rate = "{rate}"
+"""
+NOT_VALID = """
+real(*sys.argv[1:])
+import json, pathlib
+path = pathlib.Path(sys.argv[-1])
+path.write_text(json.dumps(json.loads(path.read_text()) | {"valid": False, "invalid_reasons": ["it leaked"]}))
+"""
+
+
+def minibit(*arguments, cwd, **variables):
+    """Run the command line to its end."""
+    return subprocess.run(
+        [*MINIBIT, *map(str, arguments)],
+        cwd=cwd, env={**os.environ, **variables}, capture_output=True, text=True, timeout=110, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def quick(tmp_path):
+    """Return a scenario of two tenths of a second."""
+    path = tmp_path / "quick.toml"
+    path.write_text(TOML.format(rate="1MB/s"))
+    return path
+
+
+def test_a_swarm_tells_every_figure(quick):
+    """Of a real run, through the side's own command line."""
+    trial = SwarmRuns(quick).run(HERE, seed=3)
+    assert trial.record.rng_seed == 3
+    assert trial.figures == swarm_figures(trial.record)
+    assert trial.figures.keys() == {metric.key for metric in SWARM}
+    assert all(value is not None and value >= 0 for value in trial.figures.values())
+    assert trial.figures["block_requests"] >= 1
+    assert trial.figures["received_per_useful"] >= 1
+
+
+def test_serving_tells_every_figure():
+    """The tracker's rate and cost, and the time a block takes, measured from outside."""
+    figures = ServingRuns().run(HERE, seed=3).figures
+    assert figures.keys() == {metric.key for metric in SERVING}
+    assert figures["tracker_rate"] > 100
+    assert 1e-6 < figures["tracker_cpu"] < 0.01
+    assert 1e-5 < figures["block_latency_p50"] < 0.1
+
+
+def side_that(tmp_path, code):
+    """Return a side whose ``minibit`` is this Python code; ``real`` in it runs the real one."""
+    package = tmp_path / "other" / "minibit"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    command = f"[{sys.executable!r}, '-c', {MINIBIT[2]!r}, *a]"
+    real = f"import subprocess, sys\ndef real(*a):\n    subprocess.run({command}, env={{}})\n"
+    (package / "cli.py").write_text(f"{real}def main():\n" + "".join(f"    {line}\n" for line in code.splitlines()))
+    return Side("head", "other", Path(sys.executable), code=tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("sys.exit('no such option')", "head could not run quick: no such option"),
+        ("pass", "head could not run quick: it said nothing"),
+        (NOT_VALID, r"a run of head does not count \(quick, seed 3\): it leaked"),
+        ("real(*sys.argv[1:])\nsubprocess.Popen(['sleep', '60'])", r"left processes behind: sleep \(pid \d+\)"),
+    ],
+    ids=["fails", "writes nothing", "not valid", "left behind"],
+)  # fmt: skip
+def test_a_run_that_does_not_count_is_named(tmp_path, quick, code, said):
+    """Whatever went wrong, there is no figure then; and nothing is left running."""
+    with pytest.raises(CouldNotCompare, match=said):
+        SwarmRuns(quick).run(side_that(tmp_path, code), seed=3)
+    assert not [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "60"]]
+
+
+def test_another_commit_than_meant_is_named(quick):
+    """Of a revision it is certain which code ran."""
+    from minibit.record import CodeVersion
+
+    meant = Side("head", "that", Path(sys.executable), commit=CodeVersion(id="0" * 40, dirty=False))
+    with pytest.raises(CouldNotCompare, match="head was to run commit 000000000, but"):
+        SwarmRuns(quick).run(meant, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [("sys.exit('port taken')", "the tracker of head did not start: port taken")],
+)
+def test_a_tracker_that_does_not_start_is_named(tmp_path, code, said):
+    """With what it said."""
+    with pytest.raises(CouldNotCompare, match=said):
+        ServingRuns().run(side_that(tmp_path, code), seed=3)
+
+
+def test_a_slower_scenario_is_found(tmp_path, quick):
+    """End to end: exit code 1, the metric named, the evidence written; half the rate takes twice as long."""
+    slow = tmp_path / "slow.toml"
+    slow.write_text(TOML.format(rate="500kB/s"))
+    done = minibit("compare", quick, slow, "--json", "c.json", "--results", tmp_path, cwd=tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    last = next(line for line in done.stdout.splitlines() if line.startswith("REGRESSED"))
+    assert "completion time, last +" in last
+    told = json.loads((tmp_path / "c.json").read_text())
+    worse = {m["key"]: m["confirmation"]["ratio"] for m in told["metrics"] if m["confirmation"]}
+    assert 1.5 < worse["completion_max"] < 2.5
+    assert "nobody knows how noisy this machine is" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["nowhere"], 2, "nowhere is no revision"),
+        (["HEAD", "--gate", "speed=5%"], 2, "there is no metric speed"),
+        (["HEAD", "--gate", "5"], 2, "is not a share"),
+        (["HEAD", "HEAD", "--uncommitted"], 2, "--uncommitted is the head"),
+        (["a.toml", "b.toml"], 2, "a.toml is no revision"),
+        ([sys.executable, "HEAD"], 2, "only two of a kind"),
+        (["/bin/true", "/bin/true"], 4, "does not run"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, arguments, code, said):
+    """And nothing was run for them."""
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    done = minibit("compare", *arguments, "--results", tmp_path, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_default_scenario_takes_about_a_second():
+    """Shorter ones are noise, longer ones cost pairs; and its uplinks are limited, so that its bounds are known."""
+    plan = scenario.load(DEFAULT_SCENARIO)
+    assert 0.7 <= plan.store_and_forward_bound_s() <= 1.5
