@@ -12,6 +12,7 @@ from minibit.regression.history import Change, History, Judgement, Series
 from minibit.regression.sessions import ID_LENGTH
 
 WIDE = 150  # columns of a table that goes to a file
+MILLISECOND_S = 0.001
 P_MIN = 0.0001  # smaller ones say the same
 _COLOURS = {"worse": "red", "better": "green"}
 
@@ -71,7 +72,7 @@ def _cells(series: Series) -> list[str]:
     last = series.points[-1]
     of = f" of {len(series.points) + len(series.missing)}" if series.missing else ""
     return [
-        value(last.value, series.unit),
+        _value(last.value, series.unit),
         last.label,
         f"{last.counted}/{last.runs}",
         f"{len(series.points)}{of}",
@@ -101,9 +102,16 @@ def _told(each: Change, unit: str) -> str:
     if each.before_commit == each.after_commit:
         between = ""
     p = f"p < {P_MIN}" if each.p < P_MIN else f"p {each.p:.4f}"
-    levels = f"{value(each.before, unit)} -> {value(each.after, unit)}"
+    levels = f"{_value(each.before, unit)} -> {_value(each.after, unit)}"
     where = f"at {after} ({each.after_session}), after {before}{between}"
     return "; ".join([f"{change(each.ratio)} {each.direction} {where}; {levels}; {p}", *each.remarks])
+
+
+def _value(number: float, unit: str) -> str:
+    """Return a figure as elsewhere, but with times of microseconds: benchmarks of one decision have them."""
+    if unit == "s" and 0 < number < MILLISECOND_S:
+        return f"{number * 1e6:.3g} µs"
+    return value(number, unit)
 
 
 def _short(commit: str | None, unknown: str) -> str:

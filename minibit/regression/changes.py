@@ -118,7 +118,7 @@ def _without_outliers(logs: "Values", floor: float) -> "Values":
 def _around(values: "Values", at: int, *, itself: bool = True) -> float:
     """Return the median of a value and its neighbours, or of these alone."""
     begin = max(0, at - WINDOW)
-    near = values[begin : at + WINDOW + 1].tolist()
+    near: list[float] = values[begin : at + WINDOW + 1].tolist()
     return median(near if itself else near[: at - begin] + near[at - begin + 1 :])
 
 

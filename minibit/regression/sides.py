@@ -80,8 +80,8 @@ class Side:
             timeout=LOOK_TIMEOUT_S,
             check=False,
         )
-        if done.returncode:
-            raise CouldNotCompare(f"{self.name} {self.given} does not run: {last_line(done.stderr)}")
+        if done.returncode or not done.stdout:
+            raise CouldNotCompare(f"{self.name} {self.given} does not run MiniBit: {last_line(done.stderr)}")
         told: dict[str, Any] = json.loads(done.stdout)
         if self.code and not Path(told["file"]).is_relative_to(self.code):
             raise CouldNotCompare(f"{self.name} {self.given}: the MiniBit that runs is that of {told['file']}")

@@ -25,7 +25,7 @@ def texts_of(figure_axes):
 def drawn(monkeypatch, tmp_path):
     """Draw points, and return the axes as they were saved."""
     kept = []
-    monkeypatch.setattr(plots, "_save", lambda figure, stem: kept.append(figure) or [])
+    monkeypatch.setattr(plots, "save", lambda figure, stem: kept.append(figure) or [])
 
     def draw(points, **more):
         completion_curve(points, tmp_path / "curve", **more)

@@ -122,9 +122,10 @@ def test_a_tracker_that_does_not_start_is_named(tmp_path, code, said):
 
 
 def test_a_slower_scenario_is_found(tmp_path, quick):
-    """End to end: exit code 1, the metric named, the evidence written; half the rate takes twice as long."""
+    """End to end, in threads for speed: exit code 1, the metric named, the evidence written."""
     slow = tmp_path / "slow.toml"
-    slow.write_text(TOML.format(rate="500kB/s"))
+    for path, rate in ((quick, "1MB/s"), (slow, "500kB/s")):
+        path.write_text('isolation = "thread"\n' + TOML.format(rate=rate))
     done = minibit("compare", quick, slow, "--json", "c.json", "--results", tmp_path, cwd=tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
     last = next(line for line in done.stdout.splitlines() if line.startswith("REGRESSED"))
@@ -144,7 +145,7 @@ def test_a_slower_scenario_is_found(tmp_path, quick):
         (["HEAD", "HEAD", "--uncommitted"], 2, "--uncommitted is the head"),
         (["a.toml", "b.toml"], 2, "a.toml is no revision"),
         ([sys.executable, "HEAD"], 2, "only two of a kind"),
-        (["/bin/true", "/bin/true"], 4, "does not run"),
+        (["/bin/true", "/bin/true"], 4, "does not run MiniBit"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, arguments, code, said):

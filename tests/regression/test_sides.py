@@ -151,7 +151,7 @@ def test_interpreters_are_used_as_they_are(tmp_path):
     bare = tmp_path / "python"
     bare.write_text('#!/bin/sh\nexec /usr/bin/env python3 -I -S "$@"\n')
     bare.chmod(0o755)
-    with pytest.raises(CouldNotCompare, match="does not run: ModuleNotFoundError"):
+    with pytest.raises(CouldNotCompare, match="does not run MiniBit: ModuleNotFoundError"):
         Side("head", "bare", bare).look()
 
 
