@@ -1,11 +1,14 @@
 """Run the benchmarks: ``python -m bench [--quick | --full] [FILE …] [pytest arguments]`` (or ``tox -e bench -- …``).
 
+``--compare BASE`` says whether this checkout is worse than a revision instead; the rest goes to ``minibit compare``.
+
 Every run gets a folder of its own, results/<machine>/<time>-<commit>/: pytest-benchmark's JSON, one record a swarm, the
 table and the picture of completion time against the number of leechers. machine.json describes the machine, once.
 """
 
 import argparse
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from bench.summary import draw_curves, print_bounds, print_curves
 from bench.versus import print_written
 from minibit.errors import MiniBitError
 from minibit.regression.sessions import new_session
+from minibit.regression.sides import MAIN
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMINGS_MAX = 1000
@@ -25,7 +29,10 @@ TIERS = ("quick", "default", "full")
 def main() -> int:
     """Run the tier; return pytest's exit code, or 3 if a swarm's figures do not count."""
     options, rest = _parse()
-    folder = new_session(Path(os.environ.get("MINIBIT_RESULTS", ROOT / "results")))
+    results = Path(os.environ.get("MINIBIT_RESULTS", ROOT / "results"))
+    if options.compare:
+        return _compare(options.compare, rest, results)
+    folder = new_session(results)
     os.environ["MINIBIT_BENCH_FOLDER"] = str(folder)
     chosen = [argument for argument in rest if Path(argument.partition("::")[0]).exists()]
     code = int(
@@ -44,6 +51,21 @@ def main() -> int:
     print(f"\nresults: {folder}")
     for path in written:
         print(f"  {path.relative_to(folder)}")
+    return code
+
+
+def _compare(base: str, rest: list[str], results: Path) -> int:
+    """Have ``minibit compare`` do it; keep the evidence and its picture with the results. Return its exit code."""
+    folder = new_session(results)
+    evidence = folder / "comparison.json"
+    minibit = [sys.executable, "-c", MAIN]
+    keeping = ["--results", str(results), "--json", str(evidence)]
+    code = subprocess.run([*minibit, "compare", base, *rest, *keeping], cwd=ROOT, check=False).returncode
+    if evidence.exists():
+        report = str(folder / "comparison.html")
+        subprocess.run([*minibit, "report", str(evidence), "-o", report], cwd=ROOT, check=False)
+    else:
+        folder.rmdir()  # there was nothing to compare, and why has been said
     return code
 
 
@@ -66,6 +88,7 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     tier = parser.add_mutually_exclusive_group()
     tier.add_argument("--quick", dest="tier", action="store_const", const="quick", help="under a minute")
     tier.add_argument("--full", dest="tier", action="store_const", const="full", help="the long ones too")
+    parser.add_argument("--compare", metavar="BASE", help="is this checkout worse than that revision?")
     parser.set_defaults(tier="default")
     return parser.parse_known_args()
 

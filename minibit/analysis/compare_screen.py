@@ -17,13 +17,13 @@ from minibit.regression.selftest import Selftest
 from minibit.units import format_duration, format_size
 
 PLAIN_EVERY_S = 10.0
-NARROW = 100  # columns of a table that goes to a file
+PLAIN_WIDTH = 150  # columns of a table that goes to a file
 _COLOURS = {Verdict.REGRESSED: "red", Verdict.NOT_REGRESSED: "green", Verdict.INCONCLUSIVE: "yellow"}
 _PHASES = {"warm-up": "warming up", "pairs": "comparing", "confirm": "confirming"}
 
 
 def _stdout() -> Console:
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else NARROW)
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 
 
 @contextmanager

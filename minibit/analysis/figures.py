@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from minibit.analysis.plots import BLUE, GREEN, INK, MUTED, VERMILION
+from minibit.analysis.plots import BLUE, GREEN, INK, MUTED
 from minibit.analysis.report_page import Key, Picture
 from minibit.analysis.report_svg import inline_svg
 from minibit.errors import UsageError
@@ -180,7 +180,7 @@ def _both(
         one = width - 70 if square else height or default  # room for what is written at a square's edges
         rows = -(-len(charts) // beside)
         with _settings():
-            return _svg(charts, (width, one * rows), beside, f"{ident}{name}", label, cells)
+            return _svg(charts, (width, one * rows), beside, (f"{ident}{name}", label), cells)
 
     wide = FULL if full else (400, 0) if square else WIDE
     return Picture(at(*wide, columns, "w"), at(*NARROW, 1, "n"), keys, full)
@@ -204,9 +204,7 @@ def _settings() -> Iterator[None]:
         yield
 
 
-def _svg(
-    charts: Sequence[Chart], size: tuple[int, int], columns: int, ident: str, label: str, cells: str = ""
-) -> Markup:
+def _svg(charts: Sequence[Chart], size: tuple[int, int], columns: int, names: tuple[str, str], cells: str) -> Markup:
     from matplotlib.figure import Figure  # noqa: PLC0415  as above
 
     width, height = size
@@ -219,7 +217,7 @@ def _svg(
         box = (index % columns * width / columns, index // columns * height / rows, width / columns, height / rows)
         _place(figure, axes, chart, box)
     under = _scaled_into(figure.axes[0], cells, len_of=charts[0].x_limits[1]) if cells else ""
-    return inline_svg(figure, ident, label, under)
+    return inline_svg(figure, *names, under)
 
 
 def _scaled_into(axes: "Axes", cells: str, len_of: float | None) -> str:
@@ -262,7 +260,7 @@ def _scale(axes: "Axes", chart: Chart, *, few: bool) -> None:
 def _formatter(form: str) -> Callable[[float, int | None], str]:
     if form == "bytes":
         return lambda value, _: format_size(value)
-    return lambda value, _: format(value, form).replace("-", "\u2212")  # noqa: RUF001  a minus, as beside it
+    return lambda value, _: format(value, form).replace("-", "\u2212")
 
 
 def _place(figure: "Figure", axes: "Axes", chart: Chart, box: tuple[float, float, float, float]) -> None:
@@ -358,5 +356,3 @@ def _key(mark: Mark) -> Key | None:
         return Key(mark.name, "band", mark.color, opacity=mark.opacity)
     width = mark.width if isinstance(mark, Line) else 1.8
     return Key(mark.name, "line", mark.color, mark.dash, width=width)
-
-

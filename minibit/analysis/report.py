@@ -13,7 +13,7 @@ from typing import Any
 from minibit import __version__
 from minibit.analysis.report_compare import comparison_section
 from minibit.analysis.report_load import load_section
-from minibit.analysis.report_page import Names, Notice, Section, plural
+from minibit.analysis.report_page import Names, Section, plural
 from minibit.analysis.report_read import Found, read_results
 from minibit.analysis.report_svg import css_color
 from minibit.analysis.report_sweep import families, family_section
@@ -33,7 +33,7 @@ class Head:
     commits: Sequence[str]
     machines: Sequence[str]
     counts: str
-    notice: Notice | None
+    invalid: int
 
 
 def write_report(paths: Sequence[Path], output: Path) -> Found:
@@ -77,17 +77,13 @@ def _head(found: Found, sections: Sequence[Section]) -> Head:
     results = [result for _, result in found.all]
     valid = sum(record.valid for _, record in found.swarms)
     runs = len(found.swarms)
-    notice = None
-    if valid < runs:
-        lines = [f"{name}: {'; '.join(record.invalid_reasons)}" for name, record in found.swarms if not record.valid]
-        notice = Notice("bad", f"{plural(runs - valid, 'run')} of {runs} do not count", lines)
     return Head(
         title=sections[0].title if len(sections) == 1 else _subjects(found),
         when=_when(results),
         commits=_commits(found),
         machines=list(dict.fromkeys(_machine(result.machine) for result in results)),
         counts=f"{plural(runs, 'swarm')}, {valid} valid" if runs else "",
-        notice=notice,
+        invalid=runs - valid,
     )
 
 

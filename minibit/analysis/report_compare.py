@@ -26,6 +26,7 @@ from minibit.analysis.figures import (
     drawn_panels,
 )
 from minibit.analysis.report_page import (
+    NOTHING,
     Cell,
     Column,
     Fact,
@@ -144,7 +145,7 @@ def _metric_row(metric: Compared, comparison: Comparison) -> list[Cell]:
 
 def _value(values: Sequence[float], unit: str) -> Cell:
     if not values:
-        return cell("–")
+        return cell(NOTHING)
     middle = statistics.median(values)
     if unit == "s":
         return cell(format_duration(middle), middle)
@@ -172,7 +173,7 @@ def _ratio(ratio: float) -> str:
 
 
 def _change(ratio: float) -> str:
-    return f"{100 * (ratio - 1):+.1f} %".replace("-", "\u2212") if ratio < 100 else f"{ratio:.3g} times"  # noqa: RUF001
+    return f"{100 * (ratio - 1):+.1f} %".replace("-", "\u2212") if ratio < 100 else f"{ratio:.3g} times"
 
 
 # -- pictures ----------------------------------------------------------------------------------------------------------
@@ -231,7 +232,7 @@ def _pairs(comparison: Comparison, ident: str) -> Figure:
     charts = [_panel(metric, comparison) for metric in comparison.metrics]
     columns = min(3, len(charts))
     caption = (
-        "The ratio of every pair in the order in which they were run, a panel a metric: above 1 head was worse. The band"
+        "The ratio of every pair in run order, a panel a metric: above 1 head was worse. The band"
         " is the interval of the median, the line inside it the median. Hollow dots were run after the decision; fresh"
         " pairs, which confirm an alarm or do not, stand right of the upright line."
         " Triangles lie beyond the edge."
@@ -239,7 +240,10 @@ def _pairs(comparison: Comparison, ident: str) -> Figure:
     rows = [
         (metric.workload, metric.key, stage, index, base, head, _ratio_of(metric, base, head))
         for metric in comparison.metrics
-        for stage, bases, heads in (("first", metric.base, metric.head), ("fresh", metric.fresh_base, metric.fresh_head))
+        for stage, bases, heads in (
+            ("first", metric.base, metric.head),
+            ("fresh", metric.fresh_base, metric.fresh_head),
+        )
         for index, (base, head) in enumerate(zip(bases, heads, strict=False))
     ]
     data = csv_text(("workload", "metric", "stage", "pair", "base", "head", "ratio"), rows)
@@ -315,4 +319,3 @@ def _within(ratio: float, reach: float) -> float:
 
 def _clipped(reach: float) -> str:
     return f" What is more than {reach:g} times from 1 is drawn at the edge." if reach >= SHOWN_MAX else ""
-

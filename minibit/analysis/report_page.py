@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from minibit.units import format_duration, format_size
 
-NOTHING = "–"
+NOTHING = "\u2013"
 _PLAIN_IN_A_LINK = " ,;:.-_/()|=@+"
 
 Value = str | float | int | bool | None

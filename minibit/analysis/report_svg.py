@@ -41,7 +41,8 @@ def inline_svg(figure: "Figure", ident: str, label: str, under: str = "") -> Mar
     body = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", body, flags=re.DOTALL)
     body = _with_variables(_with_unique_ids(_shortened(body), ident))
     width, height = (f"{inches * 72:g}" for inches in figure.get_size_inches())
-    head = f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{escape(label)}">'
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+    head = f'<svg {size} role="img" aria-label="{escape(label)}">'
     return Markup(head + under + body.strip() + "</svg>")  # noqa: S704  matplotlib escapes texts, and so does this
 
 

@@ -217,7 +217,10 @@ def _availability(record: Record, ident: str) -> Figure | None:
         Line(_corners(stairs), GREEN, "rarest block", steps=True),
     ]
     chart = Chart(
-        marks=marks, x_label="time from the common start (s)", y_label="copies in the swarm, seeds included", whole_y=True
+        marks=marks,
+        x_label="time from the common start (s)",
+        y_label="copies in the swarm, seeds included",
+        whole_y=True,
     )
     caption = (
         "Copies of the rarest block among all peers, seeds included, against the time from the common start in seconds;"
@@ -252,8 +255,8 @@ def _given(record: Record, ident: str) -> Figure | None:
     caption = "Payload that each row's peer sent to each column's peer, seeds first, in eighths of the largest."
     if grouped:
         caption = (
-            f"Payload sent from rows to columns, seeds first. {plural(len(record.peers), 'peer')} are too many for a row"
-            f" each: a cell is the average over the pairs of {matrix.peers_a_row} neighbours."
+            f"Payload sent from rows to columns, seeds first. {plural(len(record.peers), 'peer')} are too many for a"
+            f" row each: a cell is the average over the pairs of {matrix.peers_a_row} neighbours."
         )
     rows = [
         (giver, taker, value)
@@ -298,14 +301,16 @@ def _uplinks(record: Record, ident: str) -> Figure | None:
     caption = (
         "Bytes each peer sent over what its upload cap allowed until the makespan, in percent, the busiest first."
         if capped
-        else "Payload each peer sent, in bytes, the busiest first; uplinks were unlimited, so there is no share to show."
+        else "Payload each peer sent, in bytes, the busiest first; uplinks were unlimited, so there is no share."
     )
     data = csv_text(
         ("peer", "group", "role", "uplink_use", "sent_bytes"),
         [(peer.peer_id, peer.group, peer.role, peer.uplink_use, peer.sent_bytes) for peer in ordered],
     )
     label = f"{what} of {len(ranked)} peers, sorted"
-    return Figure("Uplink use" if capped else "Who gave how much", caption, drawn(chart, ident, label), data, "uplink.csv")
+    return Figure(
+        "Uplink use" if capped else "Who gave how much", caption, drawn(chart, ident, label), data, "uplink.csv"
+    )
 
 
 def _missing(record: Record) -> list[str]:

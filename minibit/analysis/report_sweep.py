@@ -4,6 +4,7 @@ Runs belong together if machine, commit and scenario are the same but for the nu
 time-out. Only valid runs that completed are averaged; the others are drawn as crosses and named.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -161,7 +162,9 @@ def _saturated(sizes: Sequence[Size]) -> list[Notice]:
     if not busy:
         return []
     which = ", ".join(str(size.leechers) for size in busy)
-    line = f"the host was more than {BUSY_MAX:.0%} busy: with so many leechers on this machine its processors set the pace"
+    line = (
+        f"the host was more than {BUSY_MAX:.0%} busy: with so many leechers on this machine its processors set the pace"
+    )
     return [Notice("open", f"The host saturates at N = {which}", [line])]
 
 
@@ -191,7 +194,9 @@ def _curve(sizes: Sequence[Size], ident: str) -> Figure | None:
         f" a dot. {_growth_words(sizes)}"
     )
     label = f"Makespan against the number of leechers, from {counts[0]} to {counts[-1]}"
-    return Figure("How completion grows", caption, drawn(chart, ident, label, full=True), _curve_data(sizes), "growth.csv")
+    return Figure(
+        "How completion grows", caption, drawn(chart, ident, label, full=True), _curve_data(sizes), "growth.csv"
+    )
 
 
 def _time_marks(counted: Sequence[Size]) -> list[Mark]:
@@ -216,7 +221,7 @@ def _saturation_marks(sizes: Sequence[Size]) -> list[Mark]:
     """Shade the sizes with a busy host, up to the middle between neighbours on the log axis."""
     marks: list[Mark] = []
     counts = [size.leechers for size in sizes]
-    edges = [counts[0] / 1.15, *(math.sqrt(a * b) for a, b in zip(counts, counts[1:], strict=False)), counts[-1] * 1.15]
+    edges = [counts[0] / 1.15, *(math.sqrt(a * b) for a, b in itertools.pairwise(counts)), counts[-1] * 1.15]
     for index, size in enumerate(sizes):
         if size.saturated:
             name = f"host more than {BUSY_MAX:.0%} busy"
@@ -246,7 +251,9 @@ def _growth_words(sizes: Sequence[Size]) -> str:
 
 
 def _interval(fit: numbers.Growth) -> str:
-    return f" (95 % interval {fit.low:.3f} to {fit.high:.3f})" if fit.low is not None else " (one run each: no interval)"
+    return (
+        f" (95 % interval {fit.low:.3f} to {fit.high:.3f})" if fit.low is not None else " (one run each: no interval)"
+    )
 
 
 def _growth_facts(sizes: Sequence[Size]) -> list[Fact]:
@@ -339,5 +346,3 @@ def _details(sizes: Sequence[Size], runs: Sequence[Run], names: Names) -> list[S
         shown = {name for (name, _), _ in chosen}
         sections += [swarm_section(*run, names, closed=True) for run in runs if run[0] not in shown]
     return sections
-
-

@@ -13,6 +13,7 @@ from minibit.cli.compare import compare, selftest
 from minibit.cli.history import history
 from minibit.cli.load import abuse, saturate
 from minibit.cli.options import EXIT_INTERRUPTED
+from minibit.cli.report import report
 from minibit.cli.results import show
 from minibit.cli.serving import peer, torrent, tracker
 from minibit.cli.swarms import swarm, sweep
@@ -44,7 +45,7 @@ def cli(verbose: int) -> None:
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
-for _command in (swarm, sweep, compare, selftest, saturate, abuse, show, history, tracker, peer, torrent):
+for _command in (swarm, sweep, compare, selftest, saturate, abuse, show, report, history, tracker, peer, torrent):
     cli.add_command(_command)
 
 

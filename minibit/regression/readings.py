@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -206,7 +206,7 @@ def _json_files(folder: Path) -> Iterator[Path]:
 
 
 class _Stats(msgspec.Struct):
-    median: float
+    median: Annotated[float, msgspec.Meta(ge=0)]
 
 
 class _Benchmark(msgspec.Struct):
