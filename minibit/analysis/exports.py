@@ -19,9 +19,10 @@ from minibit.load.saturation import SaturationRecord
 from minibit.load.screen import PERCENTILES, loop_of
 from minibit.record import Record
 from minibit.regression.comparison import Comparison
+from minibit.regression.selftest import Noise, Selftest
 
 Row = dict[str, Any]
-Result = Record | LoadResult | SaturationRecord | AbuseRecord | Comparison
+Result = Record | LoadResult | SaturationRecord | AbuseRecord | Comparison | Selftest
 
 
 def as_json(results: Sequence[tuple[Path, Result]]) -> str:
@@ -55,6 +56,7 @@ def _rows(path: Path, result: Result) -> list[Row]:
         "saturation": _of_saturation,
         "abuse": _of_abuse,
         "comparison": _of_comparison,
+        "selftest": _of_selftest,
     }
     return [{"file": str(path)} | row for row in makers[_kind(result)](result)]
 
@@ -178,6 +180,11 @@ def _of_comparison(comparison: Comparison) -> list[Row]:
             }
         )
     return rows
+
+
+def _of_selftest(selftest: Selftest) -> list[Row]:
+    kept = [name for name in Noise.__struct_fields__ if name not in {"ratios", "title"}]
+    return [{name: getattr(noise, name) for name in kept} for noise in selftest.noise]
 
 
 def _median(values: Sequence[float]) -> float | None:

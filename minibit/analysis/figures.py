@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from minibit.analysis.plots import BLUE, GREEN, INK, MUTED
 from minibit.analysis.report_page import Key, Picture
-from minibit.analysis.report_svg import inline_svg
+from minibit.analysis.report_svg import GRID, ORANGE, PURPLE, inline_svg
 from minibit.errors import UsageError
 from minibit.units import format_size
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 WIDE, NARROW, FULL = (540, 300), (358, 270), (1080, 420)  # CSS pixels
 FONT_PX = 12.5
-ORANGE, PURPLE, GRID = "#E69F00", "#CC79A7", "#DDDDDD"
 GROUP_COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
 DASHES: dict[str, Any] = {"": "-", "5 2": (0, (5, 2)), "1 1.5": (0, (1, 1.5)), "7 2 1 2": (0, (7, 2, 1, 2))}
 GROUP_DASHES = ("", "5 2", "1 1.5", "7 2 1 2")
@@ -193,7 +192,7 @@ def _settings() -> Iterator[None]:
         import matplotlib as mpl  # noqa: PLC0415  an extra, see the module's docstring
     except ImportError as error:
         raise UsageError("drawing needs matplotlib: pip install 'minibit[report]'") from error
-    settings: dict[str, Any] = {
+    settings: Any = {  # matplotlib names every key in its types
         "svg.fonttype": "none",
         "svg.hashsalt": "minibit",
         "text.parse_math": False,
@@ -216,14 +215,13 @@ def _svg(charts: Sequence[Chart], size: tuple[int, int], columns: int, names: tu
         _paint(axes, chart, few=width / columns < WIDE[0] * 0.8)
         box = (index % columns * width / columns, index // columns * height / rows, width / columns, height / rows)
         _place(figure, axes, chart, box)
-    under = _scaled_into(figure.axes[0], cells, len_of=charts[0].x_limits[1]) if cells else ""
+    under = _scaled_into(figure.axes[0], cells, charts[0].x_limits[1], height) if cells else ""
     return inline_svg(figure, *names, under)
 
 
-def _scaled_into(axes: "Axes", cells: str, len_of: float | None) -> str:
+def _scaled_into(axes: "Axes", cells: str, count: float | None, height: int) -> str:
     box = axes.get_window_extent()
-    height = axes.figure.get_figheight() * 72  # type: ignore[union-attr]  no subfigures here
-    scale = (box.width / (len_of or 1), box.height / (len_of or 1))
+    scale = (box.width / (count or 1), box.height / (count or 1))
     place = f"translate({box.x0:.1f} {height - box.y1:.1f}) scale({scale[0]:.4f} {scale[1]:.4f})"
     return f'<g transform="{place}" shape-rendering="crispEdges">{cells}</g>'
 

@@ -53,9 +53,10 @@ def page(found: Found) -> str:
     sections = [comparison_section(name, comparison, names) for name, comparison in found.comparisons]
     sections += [family_section(family, names) for family in families(found.swarms)]
     sections += load_section(found, names)
-    return _template().render(
+    html: str = _template().render(
         head=_head(found, sections), sections=sections, skipped=found.skipped, version=__version__, color=css_color
     )
+    return html
 
 
 def _template() -> Any:

@@ -9,12 +9,6 @@ import statistics
 from collections.abc import Sequence
 
 from minibit.analysis.figures import (
-    BLUE,
-    GREEN,
-    INK,
-    MUTED,
-    PURPLE,
-    VERMILION,
     Band,
     Chart,
     Dots,
@@ -25,6 +19,7 @@ from minibit.analysis.figures import (
     drawn,
     drawn_panels,
 )
+from minibit.analysis.plots import BLUE, GREEN, INK, MUTED, VERMILION
 from minibit.analysis.report_page import (
     NOTHING,
     Cell,
@@ -40,6 +35,7 @@ from minibit.analysis.report_page import (
     csv_text,
     plural,
 )
+from minibit.analysis.report_svg import PURPLE
 from minibit.regression.comparison import Compared, Comparison, SideRecord
 from minibit.regression.evidence import Evidence, Verdict, ratio_of
 from minibit.units import format_duration, format_size

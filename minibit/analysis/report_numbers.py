@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -22,6 +22,7 @@ MATRIX_MAX = 64  # peers with a row of their own
 GRID_POINTS = 120
 
 Point = tuple[float, float]
+_T = TypeVar("_T")
 
 
 class ToldFile(msgspec.Struct, frozen=True):
@@ -119,7 +120,7 @@ def quantiles_over_time(curves: Sequence[Sequence[Point]], fractions: Sequence[f
     return rows
 
 
-def thinned(points: Sequence[Point], most: int) -> list[Point]:
+def thinned(points: Sequence[_T], most: int) -> list[_T]:
     """Return at most so many of the points, evenly chosen, the first and the last among them."""
     if len(points) <= most:
         return list(points)

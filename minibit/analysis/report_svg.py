@@ -14,15 +14,16 @@ from minibit.analysis.plots import BLUE, GREEN, INK, MUTED, VERMILION
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+ORANGE, PURPLE, GRID = "#E69F00", "#CC79A7", "#DDDDDD"  # the two of Okabe & Ito that plots does without; lines behind
 VARIABLES = {
     BLUE: "--blue",
     VERMILION: "--vermilion",
     GREEN: "--green",
     INK: "--ink",
     MUTED: "--muted",
-    "#E69F00": "--orange",
-    "#CC79A7": "--purple",
-    "#DDDDDD": "--grid",
+    ORANGE: "--orange",
+    PURPLE: "--purple",
+    GRID: "--grid",
 }
 _CURVED = re.compile(r"[CQ]")
 _NUMBER = re.compile(r"-?\d+\.\d+")

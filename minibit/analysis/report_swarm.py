@@ -6,13 +6,8 @@ from typing import Any
 
 from minibit.analysis import report_numbers as numbers
 from minibit.analysis.figures import (
-    BLUE,
-    GREEN,
     GROUP_COLOURS,
     GROUP_DASHES,
-    INK,
-    MUTED,
-    VERMILION,
     Band,
     Chart,
     Dots,
@@ -22,6 +17,7 @@ from minibit.analysis.figures import (
     drawn,
     drawn_matrix,
 )
+from minibit.analysis.plots import BLUE, GREEN, INK, MUTED, VERMILION
 from minibit.analysis.report_page import (
     NOTHING,
     Cell,
@@ -171,7 +167,7 @@ def _blocks(record: Record, ident: str) -> Figure | None:
     if not peers:
         return None
     curves = sorted((numbers.blocks_over_time(peer) for peer in peers), key=lambda curve: curve[-1][0])
-    shown = numbers.thinned(curves, LINES_MAX) if len(curves) > LINES_MAX else curves  # type: ignore[arg-type]
+    shown = numbers.thinned(curves, LINES_MAX) if len(curves) > LINES_MAX else curves
     few = len(curves) <= FEW_LINES
     marks: list[Mark] = []
     if not few:
@@ -213,7 +209,7 @@ def _availability(record: Record, ident: str) -> Figure | None:
     if stairs is None or len(stairs) < 2:
         return None
     marks = [
-        Line([(t, mean) for t, _, mean in numbers.thinned(stairs, 4 * POINTS_A_LINE)], MUTED, "average block", "5 2"),  # type: ignore[arg-type]
+        Line([(t, mean) for t, _, mean in numbers.thinned(stairs, 4 * POINTS_A_LINE)], MUTED, "average block", "5 2"),
         Line(_corners(stairs), GREEN, "rarest block", steps=True),
     ]
     chart = Chart(

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from minibit.analysis import report_numbers as numbers
-from minibit.analysis.figures import BLUE, INK, ORANGE, VERMILION, Band, Chart, Dots, Line, Mark, Shade, drawn
+from minibit.analysis.figures import Band, Chart, Dots, Line, Mark, Shade, drawn
+from minibit.analysis.plots import BLUE, INK, VERMILION
 from minibit.analysis.report_page import (
     Cell,
     Column,
@@ -33,6 +34,7 @@ from minibit.analysis.report_page import (
     seconds_cell,
     size_cell,
 )
+from minibit.analysis.report_svg import ORANGE
 from minibit.analysis.report_swarm import swarm_section
 from minibit.analysis.stats import median
 from minibit.record import BUSY_MAX, Record

@@ -13,6 +13,7 @@ from minibit.errors import RecordError, UsageError
 from minibit.load import abuse, result, saturate
 from minibit.load.screen import comparison, remarks, table
 from minibit.regression import comparison as comparisons
+from minibit.regression import selftest
 
 READERS: Mapping[str, Callable[[Path], Any]] = {
     "swarm": records.read,
@@ -20,6 +21,7 @@ READERS: Mapping[str, Callable[[Path], Any]] = {
     "saturation": saturate.read,
     "abuse": abuse.read,
     "comparison": comparisons.read,
+    "selftest": selftest.read,
 }
 Form = Literal["screen", "json", "csv"]
 
@@ -61,6 +63,10 @@ def _print(kind: str, each: Any) -> None:
         from minibit.analysis.compare_screen import print_comparison  # noqa: PLC0415  half a second to import
 
         print_comparison(each)
+    elif kind == "selftest":
+        from minibit.analysis.compare_screen import print_selftest  # noqa: PLC0415  as above
+
+        print_selftest(each)
     else:
         screen.print_summary(each)
 

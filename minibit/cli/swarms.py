@@ -84,7 +84,7 @@ def swarm(scenario: Path | None, json_path: Path | None, keep: Path | None, **op
     screen.print_summary(record)
     if json_path:
         records.write(record, json_path)
-        click.echo(f"record: {json_path}")
+        click.echo(f"record: {json_path}  (minibit report {json_path} draws it)")
     sys.exit(_exit_code(record))
 
 
@@ -128,4 +128,5 @@ def sweep(scenario: Path | None, peers: list[int], repeats: int, output: Path, *
 
     result = run_sweep(_scenario(scenario, options), peers, repeats=repeats, folder=output, watching=screen.progress)
     screen.print_sweep(result)
+    click.echo(f"minibit report {output} draws them all on one page")
     sys.exit(max((_exit_code(record) for record in result.records), default=0))
