@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 WIDE, NARROW, FULL = (540, 300), (358, 270), (1080, 420)  # CSS pixels
 FONT_PX = 12.5
+ROWS_BESIDE_PX = 600  # from here on names of rows have room at the left
+STEPS = [1, 2, 5, 10]  # so that 1 is a tick wherever it is in sight
+QUARTERS = (0, 0.25, 0.5, 0.75, 1)  # of a share
 GROUP_COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
 DASHES: dict[str, Any] = {"": "-", "5 2": (0, (5, 2)), "1 1.5": (0, (1, 1.5)), "7 2 1 2": (0, (7, 2, 1, 2))}
 GROUP_DASHES = ("", "5 2", "1 1.5", "7 2 1 2")
@@ -88,20 +91,15 @@ class Shade:
     axis: str = "x"
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
-    """A word at the left edge, at a value of y."""
-
-    y: float
-    text: str
-
-
-Mark = Line | Band | Dots | Rule | Shade | Label
+Mark = Line | Band | Dots | Rule | Shade
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """Marks, drawn in order, on axes that are named. ``sizes`` are a log axis of numbers of leechers, and its ticks."""
+    """Marks, drawn in order, on axes that are named.
+
+    ``sizes`` are the ticks of a log axis of numbers of leechers; ``rows`` name y = 0, 1, … instead of numbers.
+    """
 
     marks: Sequence[Mark]
     x_label: str
@@ -115,7 +113,7 @@ class Chart:
     y_log: bool = False
     whole_x: bool = False
     whole_y: bool = False
-    y_named: bool = True
+    rows: Sequence[str] = ()
 
     @property
     def keys(self) -> list[Key]:
@@ -240,7 +238,7 @@ def _paint(axes: "Axes", chart: Chart, *, few: bool) -> None:
 def _scale(axes: "Axes", chart: Chart, *, few: bool) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter  # noqa: PLC0415  as above
 
-    axes.xaxis.set_major_locator(MaxNLocator(4 if few else 7, integer=chart.whole_x))
+    axes.xaxis.set_major_locator(MaxNLocator(4 if few else 7, integer=chart.whole_x, steps=STEPS))
     if chart.sizes:
         axes.set_xscale("log", base=2)
         every = -(-len(chart.sizes) // (6 if few else 12))
@@ -250,7 +248,10 @@ def _scale(axes: "Axes", chart: Chart, *, few: bool) -> None:
         axes.set_yscale("log")
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
-        axes.yaxis.set_major_locator(MaxNLocator(4 if few else 5, integer=chart.whole_y))
+        locator = (
+            FixedLocator(QUARTERS) if chart.y_form == ".0%" else MaxNLocator(4 if few else 5, integer=chart.whole_y)
+        )
+        axes.yaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(FuncFormatter(_formatter(chart.x_form)))
     axes.yaxis.set_major_formatter(FuncFormatter(_formatter(chart.y_form)))
 
@@ -262,10 +263,9 @@ def _formatter(form: str) -> Callable[[float, int | None], str]:
 
 
 def _place(figure: "Figure", axes: "Axes", chart: Chart, box: tuple[float, float, float, float]) -> None:
-    """Name the axes in words that lie flat, and leave as much room at the left as the longest number takes."""
+    """Give the chart its part of the page: as much room at the left as the longest number or name takes."""
     left, top, width, height = box
-    labels = axes.yaxis.get_major_formatter().format_ticks(list(axes.get_yticks()))
-    inside = 0.6 * FONT_PX * max(map(len, labels), default=0) + 10 if chart.y_named else 6
+    inside = _room(axes, chart, width)
     above, below, right = (40 if chart.title else 26), 42, 14
     page_width, page_height = figure.get_figwidth() * 72, figure.get_figheight() * 72
     axes.set_position((
@@ -274,19 +274,38 @@ def _place(figure: "Figure", axes: "Axes", chart: Chart, box: tuple[float, float
         (width - inside - right) / page_width,
         (height - above - below) / page_height,
     ))  # fmt: skip
+    _dress(axes, chart)
+    _name(axes, chart, inside)
+
+
+def _room(axes: "Axes", chart: Chart, width: float) -> float:
+    if chart.rows:
+        return 0.58 * FONT_PX * max(map(len, chart.rows)) + 14 if width >= ROWS_BESIDE_PX else 6
+    labels = axes.yaxis.get_major_formatter().format_ticks(list(axes.get_yticks()))
+    return 0.6 * FONT_PX * max(map(len, labels), default=0) + 10
+
+
+def _dress(axes: "Axes", chart: Chart) -> None:
     axes.patch.set_visible(False)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(MUTED)
-    axes.tick_params(length=0, labelcolor=INK, pad=5, labelleft=chart.y_named)
+    axes.tick_params(length=0, labelcolor=INK, pad=5, labelleft=not chart.rows)
     axes.tick_params(which="minor", length=0)
-    axes.grid(axis="y" if chart.y_named else "x", color=GRID, linewidth=0.8)
+    axes.grid(axis="x" if chart.rows else "y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def _name(axes: "Axes", chart: Chart, inside: float) -> None:
+    """Write the names of axes and rows in words that lie flat; a row's name stands above it where it is narrow."""
     axes.set_xlabel(chart.x_label, color=MUTED, fontsize=FONT_PX, labelpad=5)
-    place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
-    at = (-inside if chart.y_named else 0, 10)
-    axes.annotate(chart.y_label, (0, 1), at, color=MUTED, fontsize=FONT_PX, **place)
+    place: dict[str, Any] = {"textcoords": "offset points", "annotation_clip": False, "fontsize": FONT_PX}
+    at = 0 if chart.rows else -inside
+    axes.annotate(chart.y_label, (0, 1), (at, 10), xycoords="axes fraction", color=MUTED, **place)
     if chart.title:
-        axes.annotate(chart.title, (0, 1), (at[0], 26), color=INK, fontsize=FONT_PX, fontweight="bold", **place)
+        axes.annotate(chart.title, (0, 1), (at, 26), xycoords="axes fraction", color=INK, fontweight="bold", **place)
+    offset = (-inside, -4) if inside > 6 else (-4, 9)
+    for y, name in enumerate(chart.rows):
+        axes.annotate(name, (0, y), offset, xycoords=("axes fraction", "data"), color=INK, **place)
 
 
 def _draw_line(axes: "Axes", mark: Any) -> None:
@@ -329,24 +348,17 @@ def _draw_shade(axes: "Axes", mark: Any) -> None:
     draw(mark.begins, mark.ends, color=mark.color, alpha=mark.opacity, linewidth=0)
 
 
-def _draw_label(axes: "Axes", mark: Any) -> None:
-    axes.annotate(
-        mark.text, (0, mark.y), (2, 9), xycoords=("axes fraction", "data"), textcoords="offset points", color=INK
-    )
-
-
 _DRAW: dict[type[Any], Callable[["Axes", Any], None]] = {
     Line: _draw_line,
     Band: _draw_band,
     Dots: _draw_dots,
     Rule: _draw_rule,
     Shade: _draw_shade,
-    Label: _draw_label,
 }
 
 
 def _key(mark: Mark) -> Key | None:
-    if isinstance(mark, Label) or not mark.name:
+    if not mark.name:
         return None
     if isinstance(mark, Dots):
         return Key(mark.name, mark.shape, mark.color)

@@ -120,8 +120,11 @@ def _time(started_at: datetime | str) -> datetime | None:
 
 def _commits(found: Found) -> list[str]:
     versions = [_commit(result.commit) for _, result in found.all if hasattr(result, "commit")]
-    sides = [side for _, comparison in found.comparisons for side in (comparison.base, comparison.head)]
-    versions += [f"{_commit(side.commit)} {side.subject}".strip() for side in sides]
+    versions += [
+        f"{name}: {_commit(side.commit)}{f', {side.subject}' if side.subject else ''}"
+        for _, comparison in found.comparisons
+        for name, side in (("base", comparison.base), ("head", comparison.head))
+    ]
     return list(dict.fromkeys(versions))
 
 

@@ -12,7 +12,6 @@ from minibit.analysis.figures import (
     Band,
     Chart,
     Dots,
-    Label,
     Line,
     Mark,
     Rule,
@@ -49,6 +48,7 @@ LOOKS = {
 SHOWN_MAX = 2.0  # times; what is further from 1 is drawn at the edge
 ROW_PX = 42
 PANEL_PX = 210
+TITLE_MAX = 42  # characters above a panel
 
 
 def comparison_section(name: str, comparison: Comparison, names: Names) -> Section:
@@ -60,10 +60,9 @@ def comparison_section(name: str, comparison: Comparison, names: Names) -> Secti
         ident=names.new("s"),
         title=f"{name}: {comparison.base.given} against {comparison.head.given}",
         lead="Base and head were run in turn, in pairs; a ratio above 1 means that head is worse.",
-        notices=[_banner(comparison), *_alarms(comparison)],
+        notices=[_banner(comparison), *_alarms(comparison), *_remarks(comparison)],
         facts=_conditions(comparison),
         figures=figures,
-        remarks=comparison.remarks,
         tables=[_sides(comparison), _metrics(comparison)],
         folds=_workloads(comparison),
     )
@@ -72,13 +71,16 @@ def comparison_section(name: str, comparison: Comparison, names: Names) -> Secti
 def _banner(comparison: Comparison) -> Notice:
     verdict = comparison.verdict
     if verdict == Verdict.REGRESSED:
-        lines = [f"{_name(m, comparison)}: worse by {_change(m.decisive.ratio)}" for m in comparison.regressed]
+        lines = [
+            f"{_name(m, comparison)}: {_change(m.decisive.ratio)}, gate {m.decisive.gate:+.0%}"
+            for m in comparison.regressed
+        ]
     elif verdict == Verdict.NOT_REGRESSED:
         lines = ["Every metric is within its gate, or better."]
     else:
         undecided = [_name(m, comparison) for m in comparison.metrics if m.verdict == Verdict.INCONCLUSIVE]
         lines = [f"Undecided after all pairs: {', '.join(undecided)}"] if undecided else []
-    return Notice(MARKS[verdict], f"Verdict: {verdict}", lines)
+    return Notice(MARKS[verdict], f"Verdict: {verdict}", lines, large=True)
 
 
 def _alarms(comparison: Comparison) -> list[Notice]:
@@ -89,6 +91,10 @@ def _alarms(comparison: Comparison) -> list[Notice]:
         if m.confirmation and m.evidence.verdict == Verdict.REGRESSED and m.verdict != Verdict.REGRESSED
     ]
     return [Notice("open", "Alarms that fresh pairs did not confirm", gone)] if gone else []
+
+
+def _remarks(comparison: Comparison) -> list[Notice]:
+    return [Notice("open", "What must be known beside it", comparison.remarks)] if comparison.remarks else []
 
 
 def _conditions(comparison: Comparison) -> list[Fact]:
@@ -169,7 +175,7 @@ def _ratio(ratio: float) -> str:
 
 
 def _change(ratio: float) -> str:
-    return f"{100 * (ratio - 1):+.1f} %".replace("-", "\u2212") if ratio < 100 else f"{ratio:.3g} times"
+    return f"{100 * (ratio - 1):+.1f}\u00a0%".replace("-", "\u2212") if ratio < 100 else f"{ratio:.3g} times"
 
 
 # -- pictures ----------------------------------------------------------------------------------------------------------
@@ -178,14 +184,15 @@ def _change(ratio: float) -> str:
 def _forest(comparison: Comparison, ident: str) -> Figure:
     marks: list[Mark] = [Rule(1.0, INK, "no change")]
     metrics = comparison.metrics
-    reach = _reach([value for m in metrics for value in (m.decisive.low, m.decisive.high, 1 + m.decisive.gate)])
+    gates = [1 + m.decisive.gate for m in metrics]
+    reach = _reach([*(end for m in metrics for end in (m.decisive.low, m.decisive.high)), min(gates)])
     for row, metric in enumerate(reversed(metrics)):
         evidence, (color, shape) = metric.decisive, LOOKS[metric.verdict]
         ends = [(_within(value, reach), float(row)) for value in (evidence.low, evidence.high)]
         marks.append(Line(ends, color, width=3.0))
         marks.append(Dots([(_within(evidence.ratio, reach), row)], color, str(metric.verdict), shape, 8.0))
-        marks.append(Dots([(1 + evidence.gate, row)], VERMILION, "gate", "tick", 12.0))
-        marks.append(Label(row, _name(metric, comparison)))
+        if 1 + evidence.gate <= reach:
+            marks.append(Dots([(1 + evidence.gate, row)], VERMILION, "gate", "tick", 12.0))
     chart = Chart(
         marks=marks,
         x_label="ratio head ÷ base, turned so that more is worse",
@@ -193,12 +200,12 @@ def _forest(comparison: Comparison, ident: str) -> Figure:
         x_limits=(1 / reach, reach),
         y_limits=(-0.6, len(metrics) - 0.15),
         x_form=".2f",
-        y_named=False,
+        rows=[_name(metric, comparison) for metric in reversed(metrics)],
     )
     caption = (
         "Each metric's median ratio over the pairs that decided, with its interval: two one-sided bounds at the level"
         " of the test. Right of 1 is worse; a metric passes if its interval ends left of its gate."
-        f"{_clipped(reach)}"
+        f"{_clipped(reach)}{' Gates beyond the edge are in the table.' if max(gates) > reach else ''}"
     )
     picture = drawn(chart, ident, _forest_label(comparison), full=True, height=80 + ROW_PX * len(metrics))
     return Figure("Every metric at a glance", caption, picture, _forest_data(comparison), "metrics.csv")
@@ -264,9 +271,9 @@ def _panel(metric: Compared, comparison: Comparison) -> Chart:
         marks += _stage(fresh, metric.confirmation, len(first) + 2, reach, (PURPLE, "diamond", "fresh pair"))
     return Chart(
         marks=marks,
-        title=f"{_name(metric, comparison)}: {metric.verdict}",
+        title=_cut(_name(metric, comparison)),
         x_label="pair, in run order",
-        y_label="head ÷ base" if not metric.larger_is_better else "base ÷ head",
+        y_label=f"{'base ÷ head' if metric.larger_is_better else 'head ÷ base'}: {metric.verdict}",
         x_limits=(0.3, len(first) + (len(fresh) + 1 if fresh else 0) + 0.7),
         y_limits=(1 / reach, reach),
         y_form=".2f",
@@ -301,6 +308,10 @@ def _box(begin: int, last: int, low: float, high: float, color: str) -> Mark:
 
 def _ratio_of(metric: Compared, base: float, head: float) -> float:
     return ratio_of(base, head, larger_is_better=metric.larger_is_better)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= TITLE_MAX else f"{name[: TITLE_MAX - 1]}…"
 
 
 def _reach(ratios: Sequence[float]) -> float:

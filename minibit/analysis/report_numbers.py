@@ -18,7 +18,7 @@ from minibit.record import PeerRecord, Record, quantile
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
-MATRIX_MAX = 64  # peers with a row of their own
+MATRIX_MAX = 64  # leechers with a row of their own each
 GRID_POINTS = 120
 
 Point = tuple[float, float]
@@ -207,7 +207,7 @@ class Given:
 def given(record: Record) -> Given:
     """Return who gave to whom, as bytes a pair; many peers are put together, seeds never with leechers."""
     ordered = sorted(record.peers, key=lambda peer: peer.role != "seed")
-    each = max(1, -(-len(ordered) // MATRIX_MAX))
+    each = max(1, -(-len(leechers_of(record)) // MATRIX_MAX))
     classes = [
         part
         for members in ([p for p in ordered if p.role == "seed"], [p for p in ordered if p.role != "seed"])

@@ -100,6 +100,7 @@ class Notice:
     mark: str
     title: str
     lines: Sequence[str] = ()
+    large: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ from minibit.units import format_rate, format_size
 LINES_MAX = 64  # peers with a line of their own
 FEW_LINES = 12  # up to so many are told apart without bands
 POINTS_A_LINE = 60
+DOTS_LARGE_MAX = 40
 DOTS_MAX = 200  # uplinks as dots; more are a line
 GROUPS_MAX = len(GROUP_COLOURS)
 STUCK_SHOWN = 8
@@ -282,7 +283,7 @@ def _uplinks(record: Record, ident: str) -> Figure | None:
         of_group = {peer.peer_id: group for group, peers in members.items() for peer in peers}
         for group, color, shape in zip(members, GROUP_COLOURS, GROUP_SHAPES, strict=False):
             points = [(rank, value(peer)) for rank, peer in ranked if of_group.get(peer.peer_id) == group]
-            marks.append(Dots(points, color, group, shape))
+            marks.append(Dots(points, color, group, shape, 5.0 if len(ranked) <= DOTS_LARGE_MAX else 3.6))
     marks.append(Dots(seeds, VERMILION, "seed", "square", 7.0))
     what = "uplink used" if capped else "bytes given"
     chart = Chart(
@@ -291,7 +292,7 @@ def _uplinks(record: Record, ident: str) -> Figure | None:
         y_label=what,
         y_form=".0%" if capped else "bytes",
         x_limits=(0.5 if len(ranked) < 10 else 0, len(ranked) + 0.5),
-        y_limits=(0, 1.06) if capped else (0, None),
+        y_limits=(0, max(1.06, 1.02 * value(ordered[0]))) if capped else (0, None),
         whole_x=True,
     )
     caption = (

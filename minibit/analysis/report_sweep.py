@@ -232,12 +232,15 @@ def _saturation_marks(sizes: Sequence[Size]) -> list[Mark]:
 
 
 def _fits(sizes: Sequence[Size]) -> list[tuple[str, numbers.Growth]]:
-    """Return the growth over all sizes and, if some saturate, over those that do not."""
-    fits = [("all N", numbers.growth({size.leechers: size.times_s for size in sizes}))]
-    if any(size.saturated for size in sizes):
-        calm = {size.leechers: size.times_s for size in sizes if not size.saturated}
-        fits.append(("N where the host is not saturated", numbers.growth(calm)))
-    return [(what, fit) for what, fit in fits if fit is not None]
+    """Return the growth over all sizes that count and, if some of them saturate, over those that do not."""
+    every = numbers.growth({size.leechers: size.times_s for size in sizes})
+    calm = numbers.growth({size.leechers: size.times_s for size in sizes if not size.saturated})
+    fits = [(f"N = {_range(fit.sizes)}", fit) for fit in (every, calm) if fit is not None]
+    return list(dict(reversed(fits)).items())[::-1]
+
+
+def _range(sizes: Sequence[int]) -> str:
+    return f"{sizes[0]} to {sizes[-1]}"
 
 
 def _growth_words(sizes: Sequence[Size]) -> str:
@@ -246,8 +249,8 @@ def _growth_words(sizes: Sequence[Size]) -> str:
         return "With fewer than two sizes that count there is no growth exponent."
     exponents = "; ".join(f"{fit.exponent:.3f}{_interval(fit)} over {what}" for what, fit in fits)
     return (
-        f"Growth exponent: {exponents}. It is the b of makespan ~ N^b: the slope of a least-squares line through log"
-        " median makespan against log N (0: constant, 1: proportional to N)."
+        f"Growth exponent: {exponents}. It is the b of makespan \u221d N^b: the slope of a least-squares line"
+        " through log median makespan against log N (0: constant, 1: proportional to N)."
         f" The interval is a bootstrap over the runs of each N ({numbers.RESAMPLES:,} resamples)."
     )
 
@@ -259,7 +262,7 @@ def _interval(fit: numbers.Growth) -> str:
 
 
 def _growth_facts(sizes: Sequence[Size]) -> list[Fact]:
-    largest = sizes[-1]
+    largest = next((size for size in reversed(sizes) if size.times_s), sizes[-1])
     time_s = largest.middle("makespan_s")
     bound_s = largest.larger_bound_s
     ratio = time_s / bound_s if bound_s and time_s is not None else None
@@ -270,7 +273,7 @@ def _growth_facts(sizes: Sequence[Size]) -> list[Fact]:
         *facts,
         Fact(seconds(time_s), f"median makespan, N = {largest.leechers}", f"larger bound {seconds(bound_s)}"),
         Fact(number(ratio, ".3f"), f"÷ larger bound, N = {largest.leechers}", "1 is the best that is possible"),
-        Fact(number(largest.busy, ".0%"), f"host busy, N = {largest.leechers}", "median over the runs"),
+        Fact(number(sizes[-1].busy, ".0%"), f"host busy, N = {sizes[-1].leechers}", "median over the runs"),
     ]
 
 

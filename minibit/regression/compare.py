@@ -31,11 +31,12 @@ from minibit.regression.evidence import (
     ratio_of,
 )
 from minibit.regression.metrics import WORKLOADS, Metric
-from minibit.regression.sides import CouldNotCompare, Side
+from minibit.regression.sides import CouldNotCompare, DoesNotCount, Side
 from minibit.regression.trials import Runs, Trial, differences
 
 BUDGET_S = 300.0
 PACKAGES_SHOWN = 5
+REPEATED_MAX = 3  # pairs of a workload, because a run did not count: a busy moment is none of the code's doing
 _MACHINE_FIELDS = ("id", "cpu", "cores", "memory_bytes", "kernel")
 
 
@@ -116,6 +117,7 @@ class _Course:
     pairs: int = 0
     fresh_pairs: int = 0
     seconds: float = 0.0
+    repeated: int = 0
 
     @property
     def target(self) -> int | None:
@@ -150,7 +152,7 @@ class _Comparing:
         number = course.fresh_pairs if fresh else course.pairs
         seed = self.rng_seed + course.pairs + course.fresh_pairs
         order = (self.base, self.head) if number % 2 == 0 else (self.head, self.base)
-        trials = {side.name: course.runs.run(side, seed) for side in order}
+        trials = self._trials(course, order, seed)
         self._check_alike(course, trials)
         for series in course.series:
             base, head = (trials[name].figures[series.metric.key] for name in ("base", "head"))
@@ -163,6 +165,17 @@ class _Comparing:
         else:
             course.pairs += 1
         course.seconds += time.monotonic() - began_s
+
+    def _trials(self, course: _Course, order: Sequence[Side], seed: int) -> dict[str, Trial]:
+        """Run the sides in order; all of them again if one does not count, which is told; not for ever."""
+        while True:
+            try:
+                return {side.name: course.runs.run(side, seed) for side in order}
+            except DoesNotCount as error:
+                course.repeated += 1
+                if course.repeated > REPEATED_MAX:
+                    raise
+                self.remark(f"run again, {course.repeated} of at most {REPEATED_MAX}: {error}")
 
     def _check_alike(self, course: _Course, trials: Mapping[str, Trial]) -> None:
         """Refuse runs on different machines, and different scenarios unless they are what is compared."""
@@ -201,7 +214,8 @@ class _Comparing:
     def warm_up(self, course: _Course) -> None:
         """Run each side once, uncounted: files are read from disk and compiled then; settle what can be compared."""
         self._tell("warm-up", course)
-        figures = {side.name: course.runs.run(side, self.rng_seed).figures for side in (self.base, self.head)}
+        trials = self._trials(course, (self.base, self.head), self.rng_seed)
+        figures = {name: trial.figures for name, trial in trials.items()}
         for series in list(course.series):
             lacking = [name for name, told in figures.items() if told.get(series.metric.key) is None]
             if len(lacking) == 1:

@@ -49,6 +49,10 @@ class CouldNotCompare(MiniBitError):  # noqa: N818  an outcome of its own, with 
     exit_code = EXIT_COULD_NOT_RUN
 
 
+class DoesNotCount(CouldNotCompare):
+    """A run came to its end, but its own record says that its figures do not count."""
+
+
 @dataclass(frozen=True, slots=True)
 class Side:
     """One side, ready to run: its interpreter, and ``code`` put before what that has installed, if it is a worktree."""

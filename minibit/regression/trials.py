@@ -29,7 +29,7 @@ from minibit.load.generator import Plan
 from minibit.load.result import LoadResult
 from minibit.record import Record
 from minibit.regression.metrics import swarm_figures
-from minibit.regression.sides import CouldNotCompare, Side, last_line
+from minibit.regression.sides import CouldNotCompare, DoesNotCount, Side, last_line
 from minibit.scenario import Scenario
 from minibit.wire import PEERS
 
@@ -76,7 +76,7 @@ class SwarmRuns:
         record = self._record(side, seed)
         if not record.valid:
             reasons = "; ".join(record.invalid_reasons) or "the record does not say why"
-            raise CouldNotCompare(f"a run of {side.name} does not count ({self.name}, seed {seed}): {reasons}")
+            raise DoesNotCount(f"a run of {side.name} does not count ({self.name}, seed {seed}): {reasons}")
         ran = record.commit
         if side.commit and ran != side.commit:
             raise CouldNotCompare(f"{side.name} was to run commit {side.commit.id[:9]}, but {_told(ran)} ran")

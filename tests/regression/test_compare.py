@@ -13,7 +13,7 @@ from minibit.regression import comparison as comparisons
 from minibit.regression.compare import compare
 from minibit.regression.evidence import LOOKS, Verdict
 from minibit.regression.metrics import SERVING
-from minibit.regression.sides import CouldNotCompare, Side
+from minibit.regression.sides import CouldNotCompare, DoesNotCount, Side
 from minibit.regression.trials import Trial, differences
 
 BASE, HEAD = (Side(name, name, Path(sys.executable)) for name in ("base", "head"))
@@ -166,6 +166,32 @@ def test_a_figure_that_neither_side_has_is_remarked_upon():
     made = compare(BASE, HEAD, [Without("tracker_cpu", ["base", "head"])])
     assert "CPU per tracker request of serving is measured on neither side" in made.remarks
     assert "tracker_cpu" not in verdicts(made)
+
+
+class Doubtful(MadeUp):
+    """Some runs do not count."""
+
+    def __init__(self, *bad):
+        super().__init__()
+        self.bad = bad
+
+    def run(self, side, seed):
+        """Raise at the given calls."""
+        trial = super().run(side, seed)
+        if len(self.calls) in self.bad:
+            raise DoesNotCount(f"a run of {side.name} does not count: the host was busy")
+        return trial
+
+
+def test_a_pair_with_a_run_that_does_not_count_is_run_again():
+    """A busy moment is none of the code's doing; it is told, and the pair has both of its runs anew."""
+    runs = Doubtful(4)
+    made = compare(BASE, HEAD, [runs], rng_seed=40)
+    assert made.verdict == Verdict.NOT_REGRESSED
+    assert runs.calls[2:6] == [("base", 40), ("head", 40), ("base", 40), ("head", 40)]
+    assert "run again, 1 of at most 3: a run of head does not count: the host was busy" in made.remarks
+    with pytest.raises(DoesNotCount, match="a run of head does not count"):
+        compare(BASE, HEAD, [Doubtful(1, 4, 6, 9)])
 
 
 def test_differences_of_scenarios():
