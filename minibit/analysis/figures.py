@@ -15,7 +15,6 @@ from minibit.analysis.plots import BLUE, GREEN, INK, MUTED
 from minibit.analysis.report_page import Key, Picture
 from minibit.analysis.report_svg import GRID, ORANGE, PURPLE, inline_svg
 from minibit.errors import UsageError
-from minibit.units import format_size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -248,17 +247,14 @@ def _scale(axes: "Axes", chart: Chart, *, few: bool) -> None:
         axes.set_yscale("log")
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
-        locator = (
-            FixedLocator(QUARTERS) if chart.y_form == ".0%" else MaxNLocator(4 if few else 5, integer=chart.whole_y)
-        )
+        fitting = MaxNLocator(4 if few else 6, integer=chart.whole_y, steps=STEPS)
+        locator = FixedLocator(QUARTERS) if chart.y_form == ".0%" else fitting
         axes.yaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(FuncFormatter(_formatter(chart.x_form)))
     axes.yaxis.set_major_formatter(FuncFormatter(_formatter(chart.y_form)))
 
 
 def _formatter(form: str) -> Callable[[float, int | None], str]:
-    if form == "bytes":
-        return lambda value, _: format_size(value)
     return lambda value, _: format(value, form).replace("-", "\u2212")
 
 

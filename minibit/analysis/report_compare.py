@@ -6,7 +6,7 @@ drawn apart from the first ones and are never pooled with them.
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from minibit.analysis.figures import (
     Band,
@@ -58,13 +58,13 @@ def comparison_section(name: str, comparison: Comparison, names: Names) -> Secti
         figures = [_forest(comparison, names.new("f")), _pairs(comparison, names.new("f"))]
     return Section(
         ident=names.new("s"),
-        title=f"{name}: {comparison.base.given} against {comparison.head.given}",
-        lead="Base and head were run in turn, in pairs; a ratio above 1 means that head is worse.",
+        title=f"Comparison: {comparison.base.given} against {comparison.head.given}",
+        lead=f"Base and head were run in turn, in pairs; a ratio above 1 means that head is worse. From {name}.",
         notices=[_banner(comparison), *_alarms(comparison), *_remarks(comparison)],
         facts=_conditions(comparison),
         figures=figures,
         tables=[_sides(comparison), _metrics(comparison)],
-        folds=_workloads(comparison),
+        folds=[*_workloads(comparison), *_packages(comparison)],
     )
 
 
@@ -108,7 +108,7 @@ def _conditions(comparison: Comparison) -> list[Fact]:
 
 
 def _sides(comparison: Comparison) -> Table:
-    columns = [Column(title, number=False) for title in ("side", "given as", "commit", "subject", "Python", "packages")]
+    columns = [Column(title, number=False) for title in ("side", "given as", "commit", "subject", "Python")]
     return Table("What was compared", columns, [
         _side("base", comparison.base),
         _side("head", comparison.head),
@@ -117,13 +117,12 @@ def _sides(comparison: Comparison) -> Table:
 
 def _side(name: str, side: SideRecord) -> list[Cell]:
     commit = f"{side.commit.id[:9]}{' with changes' if side.commit.dirty else ''}" if side.commit else "not in git"
-    packages = ", ".join(f"{package} {version}" for package, version in sorted(side.packages.items()))
-    return [Cell(text) for text in (name, side.given, commit, side.subject, side.python, packages)]
+    return [Cell(text) for text in (name, side.given, commit, side.subject, side.python)]
 
 
 def _metrics(comparison: Comparison) -> Table:
-    columns = [Column("metric", number=False), Column("base"), Column("head"), Column("ratio"), Column("interval"),
-               Column("p"), Column("pairs"), Column("gate"), Column("verdict", number=False)]  # fmt: skip
+    words, figures = ("metric", "verdict"), ("ratio", "interval", "p", "pairs", "gate", "base", "head")
+    columns = [*(Column(word, number=False) for word in words), *map(Column, figures)]
     return Table("Metrics: medians, and what the pairs say", columns,
                  [_metric_row(metric, comparison) for metric in comparison.metrics])  # fmt: skip
 
@@ -134,14 +133,14 @@ def _metric_row(metric: Compared, comparison: Comparison) -> list[Cell]:
     confirmed = " (fresh pairs)" if metric.confirmation else ""
     return [
         Cell(_name(metric, comparison)),
-        _value(base, metric.unit),
-        _value(head, metric.unit),
+        cell(f"{metric.verdict}{confirmed}", mark=MARKS[metric.verdict]),
         cell(_ratio(evidence.ratio), evidence.ratio),
         cell(f"{_ratio(evidence.low)} … {_ratio(evidence.high)}", evidence.low),
         cell(f"{evidence.p_worse:.4f}", evidence.p_worse),
         cell(str(evidence.pairs), evidence.pairs),
         cell(f"{1 + evidence.gate:.2f}", evidence.gate),
-        cell(f"{metric.verdict}{confirmed}", mark=MARKS[metric.verdict]),
+        _value(base, metric.unit),
+        _value(head, metric.unit),
     ]
 
 
@@ -164,6 +163,23 @@ def _workloads(comparison: Comparison) -> list[Fold]:
         for w in comparison.workloads
     ]
     return [Fold("Workloads", [Table("What each pair did", columns, rows)])] if rows else []
+
+
+def _packages(comparison: Comparison) -> list[Fold]:
+    """Return what both sides were run with; a version that differs is marked."""
+    base, head = comparison.base.packages, comparison.head.packages
+    columns = [Column(title, number=False) for title in ("package", "base", "head")]
+    rows = [
+        [Cell(name), Cell(base.get(name, NOTHING)), Cell(head.get(name, NOTHING), mark=_differs(name, base, head))]
+        for name in sorted(base.keys() | head.keys())
+    ]
+    differing = sum(base.get(name) != head.get(name) for name in base.keys() | head.keys())
+    title = f"Packages ({f'{differing} differ' if differing else 'the same on both sides'})"
+    return [Fold(title, [Table("Versions of packages", columns, rows)])] if rows else []
+
+
+def _differs(name: str, base: Mapping[str, str], head: Mapping[str, str]) -> str:
+    return "" if base.get(name) == head.get(name) else "open"
 
 
 def _name(metric: Compared, comparison: Comparison) -> str:

@@ -1,6 +1,7 @@
 """Load tests, saturations and abuse as small tables of a report: the essentials, as ``minibit show`` prints them."""
 
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 from minibit.analysis.report_page import (
@@ -13,6 +14,7 @@ from minibit.analysis.report_page import (
     cell,
     number_cell,
     seconds_cell,
+    within_their_folder,
 )
 from minibit.analysis.report_read import Found
 from minibit.load.abuse import AbuseRecord
@@ -42,7 +44,9 @@ def _loads(results: Sequence[tuple[str, LoadResult]]) -> Table:
     columns = _columns(
         ("result", "of", "loop"), ("per s", "errors", "missed", *(f"{name} ms" for name in PERCENTILES), "generator")
     )
-    return Table("Load tests", columns, [_load_row(name, result) for name, result in results])
+    names = within_their_folder([name for name, _ in results])
+    rows = [_load_row(name, result) for name, (_, result) in zip(names, results, strict=True)]
+    return Table("Load tests", columns, rows)
 
 
 def _load_row(name: str, result: LoadResult) -> list[Cell]:
@@ -68,7 +72,12 @@ def _milliseconds(value_s: float | None) -> Cell:
 def _saturations(records: Sequence[tuple[str, SaturationRecord]]) -> Table:
     columns = _columns(("result", "of", "limits"), ("registered", "threads", "borne per s", "not borne per s"))
     columns.append(Column("bound by", number=False))
-    rows = [_saturation_row(name, record, found) for name, record in records for found in record.found]
+    names = within_their_folder([name for name, _ in records])
+    rows = [
+        _saturation_row(name, record, found)
+        for name, (_, record) in zip(names, records, strict=True)
+        for found in record.found
+    ]
     return Table("Saturation: the highest rate that keeps the limits", columns, rows)
 
 
@@ -98,4 +107,5 @@ def _abuse(name: str, record: AbuseRecord) -> Table:
         ]
         for abuse in record.found
     ]
-    return Table(f"Good clients amid bad ones ({name}: {record.server}, {record.protocol})", columns, rows)
+    where = f"{PurePath(name).name}: {record.server}, {record.protocol}"
+    return Table(f"Good clients amid bad ones ({where})", columns, rows)

@@ -198,10 +198,16 @@ class Given:
         """What the strongest cell gave."""
         return max((value for row in self.rows for value in row), default=0.0)
 
+    @property
+    def full(self) -> float:
+        """What is drawn as strong as can be: all but the strongest 2 % of the cells that gave are weaker, or equal."""
+        values = [value for row in self.rows for value in row if value]
+        return quantile(values, 0.98) if values else 0.0
+
     def levels(self) -> list[list[int]]:
-        """Return each cell's strength in eighths of the largest, rounded up: 0 only if nothing was given."""
-        largest = self.largest or 1.0
-        return [[math.ceil(8 * value / largest) for value in row] for row in self.rows]
+        """Return each cell's strength in eighths of ``full``, rounded up, 8 at most: 0 only if nothing was given."""
+        full = self.full or 1.0
+        return [[min(8, math.ceil(8 * value / full)) for value in row] for row in self.rows]
 
 
 def given(record: Record) -> Given:

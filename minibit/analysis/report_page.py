@@ -5,9 +5,11 @@ Whoever builds these knows no HTML; the template knows no records. ``Markup`` ap
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import PurePath
 from urllib.parse import quote
 
 from markupsafe import Markup
@@ -151,12 +153,12 @@ def csv_text(header: Sequence[str], rows: Sequence[Sequence[Value]]) -> str:
 
 def seconds(value: float | None) -> str:
     """Return a duration for people."""
-    return NOTHING if value is None else format_duration(value)
+    return NOTHING if value is None else _unbroken(format_duration(value))
 
 
 def size(value: float | None) -> str:
     """Return a number of bytes for people."""
-    return NOTHING if value is None else format_size(value)
+    return NOTHING if value is None else _unbroken(format_size(value))
 
 
 def number(value: float | None, form: str) -> str:
@@ -176,7 +178,7 @@ def seconds_cell(value: float | None) -> Cell:
 
 def size_cell(value: float | None, suffix: str = "") -> Cell:
     """Return a number of bytes as a cell."""
-    return cell(NOTHING if value is None else format_size(value) + suffix, value)
+    return cell(NOTHING if value is None else size(value) + suffix, value)
 
 
 def number_cell(value: float | None, form: str) -> Cell:
@@ -187,6 +189,16 @@ def number_cell(value: float | None, form: str) -> Cell:
 def plural(how_many: int, word: str) -> str:
     """Return ``1 run``, ``2 runs``."""
     return f"{how_many:,} {word}{'' if how_many == 1 else 's'}"
+
+
+def within_their_folder(names: Sequence[str]) -> list[str]:
+    """Return names of files without the folder that all of them share."""
+    folder = os.path.commonpath([str(PurePath(name).parent) for name in names]) if names else ""
+    return [str(PurePath(name).relative_to(folder)) for name in names]
+
+
+def _unbroken(text: str) -> str:
+    return text.replace(" ", "\u00a0")
 
 
 def _short(value: Value) -> Value:

@@ -1,23 +1,11 @@
 """One swarm as a section of a report: its key figures, five pictures, its scenario in full."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from minibit.analysis import report_numbers as numbers
-from minibit.analysis.figures import (
-    GROUP_COLOURS,
-    GROUP_DASHES,
-    Band,
-    Chart,
-    Dots,
-    Line,
-    Mark,
-    Rule,
-    drawn,
-    drawn_matrix,
-)
-from minibit.analysis.plots import BLUE, GREEN, INK, MUTED, VERMILION
+from minibit.analysis import report_pictures
 from minibit.analysis.report_page import (
     NOTHING,
     Cell,
@@ -25,14 +13,11 @@ from minibit.analysis.report_page import (
     Fact,
     Figure,
     Fold,
-    Key,
     Names,
     Notice,
-    Picture,
     Section,
     Table,
     cell,
-    csv_text,
     number,
     number_cell,
     plural,
@@ -41,30 +26,22 @@ from minibit.analysis.report_page import (
     size,
     size_cell,
 )
-from minibit.analysis.report_svg import css_color
-from minibit.record import BUSY_MAX, PeerRecord, Record
+from minibit.record import BUSY_MAX, Record
 from minibit.regression.metrics import swarm_figures
 from minibit.units import format_rate, format_size
 
-LINES_MAX = 64  # peers with a line of their own
-FEW_LINES = 12  # up to so many are told apart without bands
-POINTS_A_LINE = 60
-DOTS_LARGE_MAX = 40
-DOTS_MAX = 200  # uplinks as dots; more are a line
-GROUPS_MAX = len(GROUP_COLOURS)
 STUCK_SHOWN = 8
 PEERS_SHOWN = 128
-GROUP_SHAPES = ("dot", "diamond", "above", "square")
 
 
 def swarm_section(name: str, record: Record, names: Names, *, closed: bool = False, why: str = "") -> Section:
     """Return everything that a record shows; ``why`` says what it stands for among others."""
     builders: tuple[Callable[[Record, str], Figure | None], ...] = (
-        _completion,
-        _blocks,
-        _availability,
-        _given,
-        _uplinks,
+        report_pictures.completion,
+        report_pictures.blocks,
+        report_pictures.availability,
+        report_pictures.given,
+        report_pictures.uplinks,
     )
     figures = [figure for build in builders if (figure := build(record, names.new("f"))) is not None]
     return Section(
@@ -122,192 +99,6 @@ def _facts(record: Record) -> list[Fact]:
         Fact(number(messages, ".2f"), "messages per block", "requests, news, offers, bitfields"),
         Fact(number(record.fairness_jain, ".3f"), "fairness (Jain)", "bytes given ÷ taken; 1 is equal"),
     ]
-
-
-def _groups(peers: Sequence[PeerRecord]) -> dict[str, list[PeerRecord]]:
-    """Return leechers by group, all as one if there are more groups than looks."""
-    groups: dict[str, list[PeerRecord]] = {}
-    for peer in peers:
-        groups.setdefault(peer.group, []).append(peer)
-    return groups if len(groups) <= GROUPS_MAX else {"leechers": list(peers)}
-
-
-def _completion(record: Record, ident: str) -> Figure | None:
-    groups = _groups(numbers.leechers_of(record))
-    curves = {name: numbers.completion_steps(peers) for name, peers in groups.items()}
-    if all(len(curve) < 2 for curve in curves.values()):
-        return None
-    end_s = max(curve[-1][0] for curve in curves.values())
-    marks: list[Mark] = [
-        Line([*curve, (end_s, curve[-1][1])], color, name, dash, steps=True)
-        for (name, curve), color, dash in zip(curves.items(), GROUP_COLOURS, GROUP_DASHES, strict=False)
-    ]
-    bounds = ((record.bound_s, "fluid bound", VERMILION, "5 2"), (record.store_and_forward_bound_s,
-              "store-and-forward bound", INK, "1 1.5"))  # fmt: skip
-    marks += [Rule(at_s, color, name, dash) for at_s, name, color, dash in bounds if at_s is not None]
-    chart = Chart(
-        marks=marks, x_label="time (s)", y_label="leechers with the whole file", y_form=".0%", y_limits=(0, 1.03)
-    )
-    which = "the bounds as upright lines: no client can finish the last leecher before the later one"
-    caption = (
-        f"Share of the leechers that had the file by a time after their own start, in seconds; {which}."
-        if len(marks) > len(curves)
-        else "Share of the leechers that had the file by a time after their own start, in seconds. No bound applies: no"
-        " finite limit binds, or leechers start at different times."
-    )
-    rows = [
-        (peer.peer_id, peer.group, peer.completion_time_s) for members in groups.values() for peer in members
-    ]  # fmt: skip
-    data = csv_text(("peer", "group", "completion_time_s"), rows)
-    label = f"Completion of {len(rows)} leechers over time; the last after {seconds(end_s)}"
-    return Figure("Who had the file when", caption, drawn(chart, ident, label), data, "completion.csv")
-
-
-def _blocks(record: Record, ident: str) -> Figure | None:
-    peers = [peer for peer in numbers.leechers_of(record) if peer.timeline]
-    if not peers:
-        return None
-    curves = sorted((numbers.blocks_over_time(peer) for peer in peers), key=lambda curve: curve[-1][0])
-    shown = numbers.thinned(curves, LINES_MAX) if len(curves) > LINES_MAX else curves
-    few = len(curves) <= FEW_LINES
-    marks: list[Mark] = []
-    if not few:
-        rows = numbers.quantiles_over_time(curves, (0.05, 0.25, 0.5, 0.75, 0.95))
-        marks += [
-            Band([(t, low, high) for t, low, _, _, _, high in rows], BLUE, "90 % of the leechers", 0.16),
-            Band([(t, low, high) for t, _, low, _, high, _ in rows], BLUE, "middle half", 0.28),
-        ]
-    name = "one leecher" if len(shown) == len(curves) else f"{LINES_MAX} of {len(curves)} leechers"
-    width, opacity = (1.6, 0.85) if few else (0.7, 0.45)
-    marks += [
-        Line(numbers.thinned(curve, POINTS_A_LINE), BLUE if few else MUTED, name, "", width, opacity, steps=True)
-        for curve in shown
-    ]
-    if not few:
-        marks.append(Line([(row[0], row[3]) for row in rows], BLUE, "median", steps=True))
-    total = numbers.blocks_of(record)
-    chart = Chart(
-        marks=marks,
-        x_label="time from the common start (s)",
-        y_label="blocks owned",
-        whole_y=True,
-        y_limits=(0, 1.03 * total or 1),
-    )
-    caption = (
-        f"Blocks each leecher owned, of {total}, against the time from the common start in seconds."
-        " Steep is fast; a flat stretch is waiting."
-    )
-    data = csv_text(
-        ("peer", "time_s", "blocks"),
-        [(peer.peer_id, peer.start_delay_s + at_s, owned) for peer in peers for at_s, owned in peer.timeline],
-    )
-    label = f"Blocks over time of {len(curves)} leechers, from 0 to {total}"
-    return Figure("Blocks over time", caption, drawn(chart, ident, label), data, "blocks.csv")
-
-
-def _availability(record: Record, ident: str) -> Figure | None:
-    stairs = numbers.availability(record)
-    if stairs is None or len(stairs) < 2:
-        return None
-    marks = [
-        Line([(t, mean) for t, _, mean in numbers.thinned(stairs, 4 * POINTS_A_LINE)], MUTED, "average block", "5 2"),
-        Line(_corners(stairs), GREEN, "rarest block", steps=True),
-    ]
-    chart = Chart(
-        marks=marks,
-        x_label="time from the common start (s)",
-        y_label="copies in the swarm, seeds included",
-        whole_y=True,
-    )
-    caption = (
-        "Copies of the rarest block among all peers, seeds included, against the time from the common start in seconds;"
-        " dashed, the average over all blocks. The gap is what rarest-first tries to close."
-    )
-    data = csv_text(("time_s", "copies_of_rarest_block", "copies_on_average"), stairs)
-    label = f"Copies of the rarest block over time, from {stairs[0][1]} to {stairs[-1][1]}"
-    return Figure("Availability of the rarest block", caption, drawn(chart, ident, label), data, "availability.csv")
-
-
-def _corners(stairs: Sequence[tuple[float, int, float]]) -> list[tuple[float, float]]:
-    """Return the points at which the rarest block's copies change, and the last one."""
-    corners = [(stairs[0][0], float(stairs[0][1]))]
-    for time_s, rarest, _ in stairs[1:]:
-        if rarest != corners[-1][1]:
-            corners.append((time_s, float(rarest)))
-    return [*corners, (stairs[-1][0], corners[-1][1])]
-
-
-def _given(record: Record, ident: str) -> Figure | None:
-    matrix = numbers.given(record)
-    if not matrix.largest:
-        return None
-    grouped = matrix.peers_a_row > 1
-    label = f"Who gave to whom: {len(matrix.rows)} rows and columns, at most {format_size(matrix.largest)} a pair"
-    each = f", {matrix.peers_a_row} peers a cell" if grouped else ""
-    picture = drawn_matrix(
-        matrix.levels(), ident, label, x_label=f"taker{each}", y_label=f"giver{each}, seeds at the top"
-    )
-    strongest = format_size(matrix.largest)
-    keys = [Key(f"up to {strongest}", "scale", css_color(BLUE))]
-    caption = "Payload that each row's peer sent to each column's peer, seeds first, in eighths of the largest."
-    if grouped:
-        caption = (
-            f"Payload sent from rows to columns, seeds first. {plural(len(record.peers), 'peer')} are too many for a"
-            f" row each: a cell is the average over the pairs of {matrix.peers_a_row} neighbours."
-        )
-    rows = [
-        (giver, taker, value)
-        for giver, row in zip(matrix.names, matrix.rows, strict=True)
-        for taker, value in zip(matrix.names, row, strict=True)
-        if value
-    ]
-    data = csv_text(("giver", "taker", "bytes_a_pair"), [(a, b, round(value)) for a, b, value in rows])
-    return Figure("Who gave to whom", caption, Picture(picture.wide, picture.narrow, keys), data, "given.csv")
-
-
-def _uplinks(record: Record, ident: str) -> Figure | None:
-    capped = [peer for peer in record.peers if peer.uplink_use is not None]
-    value: Callable[[PeerRecord], float] = (
-        (lambda peer: peer.uplink_use or 0.0) if capped else (lambda peer: float(peer.sent_bytes))
-    )
-    ordered = sorted(capped or record.peers, key=value, reverse=True)
-    if not any(map(value, ordered)):
-        return None
-    ranked = [(rank, peer) for rank, peer in enumerate(ordered, 1)]
-    seeds = [(rank, value(peer)) for rank, peer in ranked if peer.role == "seed"]
-    marks: list[Mark] = []
-    if len(ranked) > DOTS_MAX:
-        marks.append(Line([(rank, value(peer)) for rank, peer in ranked], BLUE, "peer", steps=True))
-    else:
-        members = _groups([peer for peer in ordered if peer.role != "seed"])
-        of_group = {peer.peer_id: group for group, peers in members.items() for peer in peers}
-        for group, color, shape in zip(members, GROUP_COLOURS, GROUP_SHAPES, strict=False):
-            points = [(rank, value(peer)) for rank, peer in ranked if of_group.get(peer.peer_id) == group]
-            marks.append(Dots(points, color, group, shape, 5.0 if len(ranked) <= DOTS_LARGE_MAX else 3.6))
-    marks.append(Dots(seeds, VERMILION, "seed", "square", 7.0))
-    what = "uplink used" if capped else "bytes given"
-    chart = Chart(
-        marks=[mark for mark in marks if getattr(mark, "points", True)],
-        x_label="peers, the busiest first",
-        y_label=what,
-        y_form=".0%" if capped else "bytes",
-        x_limits=(0.5 if len(ranked) < 10 else 0, len(ranked) + 0.5),
-        y_limits=(0, max(1.06, 1.02 * value(ordered[0]))) if capped else (0, None),
-        whole_x=True,
-    )
-    caption = (
-        "Bytes each peer sent over what its upload cap allowed until the makespan, in percent, the busiest first."
-        if capped
-        else "Payload each peer sent, in bytes, the busiest first; uplinks were unlimited, so there is no share."
-    )
-    data = csv_text(
-        ("peer", "group", "role", "uplink_use", "sent_bytes"),
-        [(peer.peer_id, peer.group, peer.role, peer.uplink_use, peer.sent_bytes) for peer in ordered],
-    )
-    label = f"{what} of {len(ranked)} peers, sorted"
-    return Figure(
-        "Uplink use" if capped else "Who gave how much", caption, drawn(chart, ident, label), data, "uplink.csv"
-    )
 
 
 def _missing(record: Record) -> list[str]:
