@@ -32,7 +32,7 @@ from minibit.regression.compare import BUDGET_S, compare
 from minibit.regression.comparison import Comparison
 from minibit.regression.evidence import Verdict
 from minibit.regression.sides import make_sides
-from minibit.regression.trials import DEFAULT_SCENARIO, ServingRuns, SwarmRuns
+from minibit.regression.trials import DEFAULT_SCENARIO, Runs, ServingRuns, SwarmRuns
 from minibit.units import format_duration
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,16 +85,24 @@ def cli() -> None:
 
 
 OUTPUT = click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=Path("trust"))
+WORKLOAD = click.option(
+    "--workload", type=click.Choice(["swarm", "serving", "both"]), default="both", show_default=True
+)
+
+
+def _runs(workload: str) -> list[Runs]:
+    swarms: list[Runs] = [SwarmRuns()] if workload != "serving" else []
+    return swarms + ([ServingRuns()] if workload != "swarm" else [])
 
 
 @cli.command()
 @click.option("--comparisons", "count", type=click.IntRange(1), default=40, show_default=True)
-@click.option("--workload", type=click.Choice(["swarm", "serving", "both"]), default="both", show_default=True)
+@WORKLOAD
 @OUTPUT
 def identical(count: int, workload: str, output: Path) -> None:
     """Compare the last commit with itself: at most one in twenty may say regressed, four in five must pass."""
     base, head = make_sides("HEAD", "HEAD", tell=lambda text: click.echo(text, err=True))
-    runs = [*([SwarmRuns()] if workload != "serving" else []), *([ServingRuns()] if workload != "swarm" else [])]
+    runs = _runs(workload)
     made = []
     for number in range(count):
         path = output / "identical" / f"{workload}-{number:03d}.json"
@@ -120,8 +128,9 @@ def _open(told: Comparison) -> str:
 
 @cli.command()
 @click.option("--only", "names", multiple=True, help="Of the ways to be worse.")
+@WORKLOAD
 @OUTPUT
-def worse(names: tuple[str, ...], output: Path) -> None:
+def worse(names: tuple[str, ...], workload: str, output: Path) -> None:
     """Compare the last commit with the same made worse, in each way."""
     ways = changes(_cpu_s_per_block())
     if unknown := sorted(set(names) - set(ways)):
@@ -131,12 +140,12 @@ def worse(names: tuple[str, ...], output: Path) -> None:
         table.add_column(name)
     missed = []
     for name in names or ways:
-        path = output / "worse" / f"{name}.json"
+        path = output / "worse" / f"{name}-{workload}.json"
         if not path.exists():
             with _clone_with(ways[name], name):
                 began_s = time.monotonic()
                 sides = make_sides("HEAD~1", "HEAD")
-                told = compare(*sides, [SwarmRuns(), ServingRuns()], budget_s=BUDGET_S)
+                told = compare(*sides, _runs(workload), budget_s=BUDGET_S)
                 click.echo(f"{name}: {told.verdict} in {format_duration(time.monotonic() - began_s)}", err=True)
             comparisons.write(told, path)
         told = comparisons.read(path)
