@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,30 +36,67 @@ def drive(
     ``when_begun`` is called when they have been told to begin.
     """
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
-    plans = [_part(plan, part, processes) for part in range(processes)]
-    generators = [
-        subprocess.Popen(
-            [sys.executable, "-m", "minibit.load.generator"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for _ in plans
-    ]
-    try:
-        for generator, part in zip(generators, plans, strict=True):
-            _say(generator, msgspec.json.encode(part) + b"\n")
-        for generator in generators:
-            _line(generator)  # ready
+    with _started([_part(plan, part, processes) for part in range(processes)]) as generators:
         for generator in generators:
             _say(generator, b"go\n")
         when_begun()
         seen = [_seen(generator, plan.warm_up_s + plan.seconds + SPARE_S) for generator in generators]
-    finally:
-        for generator in generators:
-            generator.kill()
-            generator.communicate()
     return _result(plan, merged(seen), processes, started_at, title)
+
+
+def drive_in_turn(plans: Sequence[Plan], *, slice_s: float = 0.1) -> list[LoadResult]:
+    """Carry out closed-loop plans of equal length on several targets at once, but only one sends at any moment.
+
+    Each has ``slice_s``, in the order A B B A A …, and rests (its process is stopped) while others have theirs: what
+    slows the machine for longer than that slows all alike. ``duration_s`` of a result is the time that it had, so that
+    its rate is what it would be alone; latencies hold a few requests that rested too. Raise ValueError for plans of
+    another kind, MiniBitError if a generator fails.
+    """
+    if any(plan.rate_per_s is not None or plan.seconds != plans[0].seconds for plan in plans):
+        raise ValueError("only closed loops of one length can take turns")
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    with _started(plans) as generators:
+        turns = [_Turns(generator, plan) for generator, plan in zip(generators, plans, strict=True)]
+        forth = True
+        while not all(each.over for each in turns):
+            for each in turns if forth else reversed(turns):
+                each.take(slice_s)
+            forth = not forth
+        for each in turns:
+            each.generator.send_signal(signal.SIGCONT)
+        seen = [_seen(generator, SPARE_S) for generator in generators]
+    for each, had in zip(turns, seen, strict=True):
+        had.duration_s = each.active_s
+    return [_result(plan, had, 1, started_at, "") for plan, had in zip(plans, seen, strict=True)]
+
+
+class _Turns:
+    """A generator that sends now and then: how long it did so within the window that it counts."""
+
+    def __init__(self, generator: subprocess.Popen[bytes], plan: Plan) -> None:
+        self.generator = generator
+        self.active_s = 0.0
+        self._plan = plan
+        self._begins_s = math.inf
+        self._ends_s = math.inf
+
+    @property
+    def over(self) -> bool:
+        """Whether its window has passed."""
+        return time.monotonic() >= self._ends_s
+
+    def take(self, slice_s: float) -> None:
+        """Let it send for so long."""
+        begin_s = time.monotonic()
+        if self._begins_s == math.inf:
+            self._begins_s = begin_s + self._plan.warm_up_s
+            self._ends_s = self._begins_s + self._plan.seconds
+            _say(self.generator, b"go\n")
+        else:
+            self.generator.send_signal(signal.SIGCONT)
+        time.sleep(slice_s)
+        self.generator.send_signal(signal.SIGSTOP)
+        self.active_s += max(0.0, min(time.monotonic(), self._ends_s) - max(begin_s, self._begins_s))
 
 
 def drive_locust(
@@ -92,6 +130,30 @@ def drive_locust(
 
 
 DRIVERS = {"minibit": drive, "locust": drive_locust}
+
+
+@contextlib.contextmanager
+def _started(plans: Sequence[Plan]) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Give a generator for each plan, ready to be told to go."""
+    generators = [
+        subprocess.Popen(
+            [sys.executable, "-m", "minibit.load.generator"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for _ in plans
+    ]
+    try:
+        for generator, plan in zip(generators, plans, strict=True):
+            _say(generator, msgspec.json.encode(plan) + b"\n")
+        for generator in generators:
+            _line(generator)  # ready
+        yield generators
+    finally:
+        for generator in generators:
+            generator.kill()
+            generator.communicate()
 
 
 def _run(command: list[str], within_s: float) -> str:

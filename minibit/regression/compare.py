@@ -170,7 +170,7 @@ class _Comparing:
         """Run the sides in order; all of them again if one does not count, which is told; not for ever."""
         while True:
             try:
-                return {side.name: course.runs.run(side, seed) for side in order}
+                return course.runs.pair(order, seed)
             except DoesNotCount as error:
                 course.repeated += 1
                 if course.repeated > REPEATED_MAX:

@@ -11,8 +11,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +24,7 @@ from minibit import metainfo
 from minibit import record as records
 from minibit import scenario as scenarios
 from minibit.core.blocks import KIB, MIB
-from minibit.load.drive import drive
+from minibit.load.drive import drive_in_turn
 from minibit.load.generator import Plan
 from minibit.load.result import LoadResult
 from minibit.record import Record
@@ -38,8 +38,8 @@ STOP_WITHIN_S = 30.0
 SPARE_S = 60.0  # beyond the scenario's own time-out
 UP_WITHIN_S = 30.0
 LOOK_EVERY_S = 0.02
-TRACKER_CONNECTIONS, TRACKER_WARM_UP_S, TRACKER_S = 16, 0.2, 1.0
-BLOCK_WARM_UP_S, BLOCK_S, BLOCK_SIZE, FILE_SIZE = 0.2, 0.8, 64 * KIB, 4 * MIB
+WARM_UP_S, TRACKER_S, BLOCK_S = 0.4, 2.4, 1.6  # shared by two sides: whole rounds of four turns
+TRACKER_CONNECTIONS, BLOCK_SIZE, FILE_SIZE = 16, 64 * KIB, 4 * MIB
 _VARYING = {"rng_seed", "name"}  # of a resolved scenario: no change of what is measured
 
 
@@ -57,8 +57,11 @@ class Runs(Protocol):
     name: str
     kind: str
 
-    def run(self, side: Side, seed: int) -> Trial:
-        """Have the side do it once. Raise CouldNotCompare if it fails or does not count."""
+    def pair(self, order: Sequence[Side], seed: int) -> dict[str, Trial]:
+        """Have the sides do it once each, in this order; return their trials by name.
+
+        Raise DoesNotCount or CouldNotCompare.
+        """
 
 
 class SwarmRuns:
@@ -71,8 +74,12 @@ class SwarmRuns:
         self.scenario = scenarios.load(path)
         self.name = self.scenario.name
 
+    def pair(self, order: Sequence[Side], seed: int) -> dict[str, Trial]:
+        """Run one after the other: two swarms at once would measure each other."""
+        return {side.name: self.run(side, seed) for side in order}
+
     def run(self, side: Side, seed: int) -> Trial:
-        """Run the swarm with this seed."""
+        """Run the swarm with this seed. Raise DoesNotCount or CouldNotCompare."""
         record = self._record(side, seed)
         if not record.valid:
             reasons = "; ".join(record.invalid_reasons) or "the record does not say why"
@@ -130,50 +137,73 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 class ServingRuns:
-    """The side's tracker under a closed loop, then its seed asked for one block after another."""
+    """The sides' trackers under a closed loop, then their seeds asked for one block after another.
+
+    Both sides are up at once and take turns of a tenth of a second: a machine's speed changes by a tenth from one
+    second to the next, and would hide what is looked for.
+    """
 
     name = kind = "serving"
 
-    def run(self, side: Side, seed: int) -> Trial:
-        """Load both, one after the other."""
-        with tempfile.TemporaryDirectory(prefix="minibit-compare-") as name:
-            folder = Path(name)
-            with _tracker(side, folder) as (url, process):
-                tracker = _tracker_figures(side, url, process, seed)
-                with _seed_peer(side, folder, url) as (peer_url, torrent):
-                    return Trial(tracker | _block_figures(side, peer_url, torrent, seed))
+    def pair(self, order: Sequence[Side], seed: int) -> dict[str, Trial]:
+        """Load the trackers in turn, then the seeds."""
+        with ExitStack() as stack:
+            folders = [Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="minibit-compare-"))) for _ in order]
+            places = list(zip(order, folders, strict=True))
+            trackers = [stack.enter_context(_tracker(side, folder)) for side, folder in places]
+            figures = _tracker_figures(order, trackers, seed)
+            urls = [url for url, _ in trackers]
+            seeds = [stack.enter_context(_seed_peer(*place, url)) for place, url in zip(places, urls, strict=True)]
+            latencies = _block_figures(order, seeds, seed)
+        return {side.name: Trial(figures[side.name] | latencies[side.name]) for side in order}
 
 
-def _tracker_figures(side: Side, url: str, process: psutil.Process, seed: int) -> dict[str, float]:
-    plan = Plan(
-        url=url,
-        kind="tracker",
-        seed=seed,
-        connections=TRACKER_CONNECTIONS,
-        warm_up_s=TRACKER_WARM_UP_S,
-        seconds=TRACKER_S,
-        tidy_up=False,
-    )
-    before_s = _cpu_s(process)
-    result = _without_error(side, "tracker", drive(plan))
-    spent_s = _cpu_s(process) - before_s
-    share = TRACKER_S / (TRACKER_S + TRACKER_WARM_UP_S)  # of the requests, the warm-up's are not counted
-    return {"tracker_rate": result.rate_per_s, "tracker_cpu": spent_s * share / result.answered}
+def _tracker_figures(
+    sides: Sequence[Side], trackers: Sequence[tuple[str, psutil.Process]], seed: int
+) -> dict[str, dict[str, float]]:
+    plans = [
+        Plan(
+            url=url,
+            kind="tracker",
+            seed=seed,
+            connections=TRACKER_CONNECTIONS,
+            warm_up_s=WARM_UP_S,
+            seconds=TRACKER_S,
+            tidy_up=False,
+        )
+        for url, _ in trackers
+    ]
+    before_s = [_cpu_s(process) for _, process in trackers]
+    results = drive_in_turn(plans)
+    spent_s = [_cpu_s(process) - before for (_, process), before in zip(trackers, before_s, strict=True)]
+    share = TRACKER_S / (TRACKER_S + WARM_UP_S)  # of the requests, the warm-up's are not counted
+    return {
+        side.name: {
+            "tracker_rate": _without_error(side, "tracker", result).rate_per_s,
+            "tracker_cpu": spent * share / result.answered,
+        }
+        for side, result, spent in zip(sides, results, spent_s, strict=True)
+    }
 
 
-def _block_figures(side: Side, url: str, torrent: Path, seed: int) -> dict[str, float]:
-    plan = Plan(
-        url=url,
-        kind="peer",
-        seed=seed,
-        connections=1,
-        warm_up_s=BLOCK_WARM_UP_S,
-        seconds=BLOCK_S,
-        torrent=str(torrent),
-        leechers=1,
-    )
-    result = _without_error(side, "seed", drive(plan))
-    return {"block_latency_p50": result.latency().at(50.0)}
+def _block_figures(sides: Sequence[Side], seeds: Sequence[tuple[str, Path]], seed: int) -> dict[str, dict[str, float]]:
+    plans = [
+        Plan(
+            url=url,
+            kind="peer",
+            seed=seed,
+            connections=1,
+            warm_up_s=WARM_UP_S,
+            seconds=BLOCK_S,
+            torrent=str(torrent),
+            leechers=1,
+        )
+        for url, torrent in seeds
+    ]
+    results = [_without_error(side, "seed", result) for side, result in zip(sides, drive_in_turn(plans), strict=True)]
+    return {
+        side.name: {"block_latency_p50": result.latency().at(50.0)} for side, result in zip(sides, results, strict=True)
+    }
 
 
 def _without_error(side: Side, what: str, result: LoadResult) -> LoadResult:

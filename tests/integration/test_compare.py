@@ -67,11 +67,13 @@ def test_a_swarm_tells_every_figure(quick):
 
 def test_serving_tells_every_figure():
     """The tracker's rate and cost, and the time a block takes, measured from outside."""
-    figures = ServingRuns().run(HERE, seed=3).figures
-    assert figures.keys() == {metric.key for metric in SERVING}
-    assert figures["tracker_rate"] > 100
-    assert 1e-6 < figures["tracker_cpu"] < 0.01
-    assert 1e-5 < figures["block_latency_p50"] < 0.1
+    trials = ServingRuns().pair((HERE, Side("base", "this MiniBit too", Path(sys.executable))), seed=3)
+    assert list(trials) == ["head", "base"]
+    for trial in trials.values():
+        assert trial.figures.keys() == {metric.key for metric in SERVING}
+        assert trial.figures["tracker_rate"] > 100
+        assert 1e-6 < trial.figures["tracker_cpu"] < 0.01
+        assert 1e-5 < trial.figures["block_latency_p50"] < 0.1
 
 
 def side_that(tmp_path, code):
@@ -118,7 +120,7 @@ def test_another_commit_than_meant_is_named(quick):
 def test_a_tracker_that_does_not_start_is_named(tmp_path, code, said):
     """With what it said."""
     with pytest.raises(CouldNotCompare, match=said):
-        ServingRuns().run(side_that(tmp_path, code), seed=3)
+        ServingRuns().pair([side_that(tmp_path, code)], seed=3)
 
 
 def test_a_slower_scenario_is_found(tmp_path, quick):

@@ -6,12 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 from made_up import LIMITS, Target
 
 from minibit.errors import MiniBitError, UsageError
-from minibit.load.drive import drive, drive_locust
+from minibit.load.drive import drive, drive_in_turn, drive_locust
 from minibit.load.embedded import Embedded
 from minibit.load.generator import Plan
 from minibit.load.sampler import Sampler
@@ -229,3 +230,31 @@ def test_locust_may_drive_the_search():
     assert result.answered + result.missed == pytest.approx(result.planned, abs=5)
     assert result.answered > 0
     assert (result.users, result.seed, result.arrival_rate_per_s) == (10, 5, 100)
+
+
+def test_two_targets_take_turns():
+    """Only one sends at any moment, so that each gets the whole machine: half of the time, at its own full rate."""
+    with Embedded("tracker") as one, Embedded("tracker") as other:
+        plans = [
+            Plan(url=target.url, kind="tracker", seed=5, seconds=1.6, warm_up_s=0.4, connections=8, tidy_up=False)
+            for target in (one, other)
+        ]
+        results = drive_in_turn(plans)
+    for result in results:
+        assert result.errors == 0
+        assert result.answered > 100
+        assert 0.4 <= result.seen.duration_s <= 1.3
+    assert sum(result.seen.duration_s for result in results) <= 1.8
+    slow, fast = sorted(result.rate_per_s for result in results)
+    assert fast < 2 * slow
+
+
+def test_only_closed_loops_of_one_length_take_turns():
+    """A schedule does not wait for its turn, and who has longer would be alone at the end."""
+    plan = Plan(url="http://127.0.0.1:1", kind="tracker", seed=5)
+    for other in (
+        msgspec.structs.replace(plan, rate_per_s=10.0),
+        msgspec.structs.replace(plan, seconds=plan.seconds + 1),
+    ):
+        with pytest.raises(ValueError, match="only closed loops of one length"):
+            drive_in_turn([plan, other])

@@ -20,7 +20,15 @@ BASE, HEAD = (Side(name, name, Path(sys.executable)) for name in ("base", "head"
 KEYS = [metric.key for metric in SERVING]
 
 
-class MadeUp:
+class Fake:
+    """A workload made up."""
+
+    def pair(self, order, seed):
+        """Run one side after the other."""
+        return {side.name: self.run(side, seed) for side in order}
+
+
+class MadeUp(Fake):
     """Figures of a serving workload: 1.0 each, times what the head is worse by, with a little noise."""
 
     kind = "serving"
@@ -211,7 +219,7 @@ def record(tmp_path_factory) -> Record:
     return run_swarm(scenario.simple(peers=2, size_bytes=65536))
 
 
-class Swarms:
+class Swarms(Fake):
     """A swarm whose records are changed on one side."""
 
     kind = name = "swarm"

@@ -23,9 +23,12 @@ class Noisy:
     def __init__(self, **spread):
         self.rng, self.spread = random.Random(2), spread
 
-    def run(self, side, seed):
+    def pair(self, order, seed):
         """Return figures around 1."""
-        return Trial({m.key: self.rng.lognormvariate(0, self.spread.get(m.key, 0.001)) for m in SERVING})
+        return {
+            side.name: Trial({m.key: self.rng.lognormvariate(0, self.spread.get(m.key, 0.001)) for m in SERVING})
+            for side in order
+        }
 
 
 @pytest.fixture(scope="module")
