@@ -28,8 +28,8 @@ def report(results: tuple[Path, ...], output: Path) -> None:
       minibit report run.json comparison.json
       minibit report
     """
-    from minibit.analysis.report import write_report  # noqa: PLC0415
-    from minibit.analysis.report_read import newest_session  # noqa: PLC0415
+    from minibit.analysis.reporting.read import newest_session  # noqa: PLC0415
+    from minibit.analysis.reporting.write import write_report  # noqa: PLC0415
     from minibit.units import format_size  # noqa: PLC0415
 
     paths = list(results) or [newest_session()]

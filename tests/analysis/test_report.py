@@ -13,12 +13,12 @@ import pytest
 from click.testing import CliRunner
 
 from minibit import record as records
-from minibit.analysis import report_numbers as numbers
-from minibit.analysis.report import write_report
-from minibit.analysis.report_page import csv_text
-from minibit.analysis.report_read import newest_session, read_results
-from minibit.analysis.report_svg import short_path
-from minibit.analysis.report_sweep import families
+from minibit.analysis.reporting import numbers
+from minibit.analysis.reporting.page import csv_text
+from minibit.analysis.reporting.read import newest_session, read_results
+from minibit.analysis.reporting.svg import short_path
+from minibit.analysis.reporting.sweep import families
+from minibit.analysis.reporting.write import write_report
 from minibit.cli.report import report
 from minibit.errors import RecordError, UsageError
 from minibit.record import CodeVersion, Machine, PeerRecord, Record, judged

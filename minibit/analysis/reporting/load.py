@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
-from minibit.analysis.report_page import (
+from minibit.analysis.reporting.page import (
     NOTHING,
     Cell,
     Column,
@@ -16,7 +16,7 @@ from minibit.analysis.report_page import (
     seconds_cell,
     within_their_folder,
 )
-from minibit.analysis.report_read import Found
+from minibit.analysis.reporting.read import Found
 from minibit.load.abuse import AbuseRecord
 from minibit.load.result import LoadResult
 from minibit.load.saturation import SaturationRecord

@@ -4,9 +4,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from minibit.analysis import report_numbers as numbers
-from minibit.analysis import report_pictures
-from minibit.analysis.report_page import (
+from minibit.analysis.reporting import numbers, pictures
+from minibit.analysis.reporting.page import (
     NOTHING,
     Cell,
     Column,
@@ -37,11 +36,11 @@ PEERS_SHOWN = 128
 def swarm_section(name: str, record: Record, names: Names, *, closed: bool = False, why: str = "") -> Section:
     """Return everything that a record shows; ``why`` says what it stands for among others."""
     builders: tuple[Callable[[Record, str], Figure | None], ...] = (
-        report_pictures.completion,
-        report_pictures.blocks,
-        report_pictures.availability,
-        report_pictures.given,
-        report_pictures.uplinks,
+        pictures.completion,
+        pictures.blocks,
+        pictures.availability,
+        pictures.given,
+        pictures.uplinks,
     )
     figures = [figure for build in builders if (figure := build(record, names.new("f"))) is not None]
     return Section(

@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from minibit.analysis import report_numbers as numbers
-from minibit.analysis.report_growth import Run, Size, curve, growth_facts, sizes_of
-from minibit.analysis.report_page import (
+from minibit.analysis.reporting import numbers
+from minibit.analysis.reporting.growth import Run, Size, curve, growth_facts, sizes_of
+from minibit.analysis.reporting.page import (
     Cell,
     Column,
     Names,
@@ -28,7 +28,7 @@ from minibit.analysis.report_page import (
     size_cell,
     within_their_folder,
 )
-from minibit.analysis.report_swarm import swarm_section
+from minibit.analysis.reporting.swarm import swarm_section
 from minibit.analysis.stats import median
 from minibit.record import BUSY_MAX, Record
 from minibit.units import format_rate, format_size

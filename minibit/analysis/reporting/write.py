@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from minibit import __version__
-from minibit.analysis.report_compare import comparison_section
-from minibit.analysis.report_load import load_section
-from minibit.analysis.report_page import Names, Section, plural
-from minibit.analysis.report_read import Found, read_results
-from minibit.analysis.report_svg import css_color
-from minibit.analysis.report_sweep import families, family_section
+from minibit.analysis.reporting.compare import comparison_section
+from minibit.analysis.reporting.load import load_section
+from minibit.analysis.reporting.page import Names, Section, plural
+from minibit.analysis.reporting.read import Found, read_results
+from minibit.analysis.reporting.svg import css_color
+from minibit.analysis.reporting.sweep import families, family_section
 from minibit.errors import UsageError
 from minibit.record import CodeVersion, Machine, write_whole
 from minibit.units import format_size

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from minibit import record as records
-from minibit.analysis.report_numbers import told
+from minibit.analysis.reporting.numbers import told
 from minibit.errors import MiniBitError, RecordError, UsageError
 from minibit.load import abuse, result, saturate
 from minibit.load.abuse import AbuseRecord

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from minibit.analysis.plots import BLUE, GREEN, INK, MUTED
-from minibit.analysis.report_page import Key, Picture
-from minibit.analysis.report_svg import GRID, ORANGE, PURPLE, inline_svg
+from minibit.analysis.reporting.page import Key, Picture
+from minibit.analysis.reporting.svg import GRID, ORANGE, PURPLE, inline_svg
 from minibit.errors import UsageError
 
 if TYPE_CHECKING:

@@ -5,8 +5,9 @@ Each is None if the record has nothing to draw it from; why, the section says.
 
 from collections.abc import Callable, Sequence
 
-from minibit.analysis import report_numbers as numbers
-from minibit.analysis.figures import (
+from minibit.analysis.plots import BLUE, GREEN, INK, MUTED, VERMILION
+from minibit.analysis.reporting import numbers
+from minibit.analysis.reporting.figures import (
     GROUP_COLOURS,
     GROUP_DASHES,
     Band,
@@ -18,9 +19,8 @@ from minibit.analysis.figures import (
     drawn,
     drawn_matrix,
 )
-from minibit.analysis.plots import BLUE, GREEN, INK, MUTED, VERMILION
-from minibit.analysis.report_page import Figure, Key, Picture, csv_text, plural, seconds, size
-from minibit.analysis.report_svg import css_color
+from minibit.analysis.reporting.page import Figure, Key, Picture, csv_text, plural, seconds, size
+from minibit.analysis.reporting.svg import css_color
 from minibit.record import PeerRecord, Record
 from minibit.units import format_size
 

@@ -8,7 +8,8 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from minibit.analysis.figures import (
+from minibit.analysis.plots import BLUE, GREEN, INK, MUTED, VERMILION
+from minibit.analysis.reporting.figures import (
     Band,
     Chart,
     Dots,
@@ -18,8 +19,7 @@ from minibit.analysis.figures import (
     drawn,
     drawn_panels,
 )
-from minibit.analysis.plots import BLUE, GREEN, INK, MUTED, VERMILION
-from minibit.analysis.report_page import (
+from minibit.analysis.reporting.page import (
     NOTHING,
     Cell,
     Column,
@@ -34,7 +34,7 @@ from minibit.analysis.report_page import (
     csv_text,
     plural,
 )
-from minibit.analysis.report_svg import PURPLE
+from minibit.analysis.reporting.svg import PURPLE
 from minibit.regression.comparison import Compared, Comparison, SideRecord
 from minibit.regression.evidence import Evidence, Verdict, ratio_of
 from minibit.units import format_duration, format_size

@@ -8,11 +8,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from minibit.analysis import report_numbers as numbers
-from minibit.analysis.figures import Band, Chart, Dots, Line, Mark, Shade, drawn
 from minibit.analysis.plots import BLUE, INK, VERMILION
-from minibit.analysis.report_page import Fact, Figure, csv_text, number, seconds
-from minibit.analysis.report_svg import ORANGE
+from minibit.analysis.reporting import numbers
+from minibit.analysis.reporting.figures import Band, Chart, Dots, Line, Mark, Shade, drawn
+from minibit.analysis.reporting.page import Fact, Figure, csv_text, number, seconds
+from minibit.analysis.reporting.svg import ORANGE
 from minibit.analysis.stats import median
 from minibit.record import BUSY_MAX, Record
 

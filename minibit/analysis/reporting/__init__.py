@@ -1,0 +1,1 @@
+"""The page of ``minibit report``, from files to HTML: read, numbers, sections, figures, template."""
