@@ -4,20 +4,28 @@
     python -m bench.trust identical --comparisons 40 -o /tmp/trust
     python -m bench.trust worse -o /tmp/trust
     python -m bench.trust worse --only +10%-cpu -o /tmp/trust
+    python -m bench.trust history -o /tmp/trust
 
 ``identical`` compares the last commit with itself, again and again. ``worse`` clones this checkout into a scratch
 folder, makes the clone worse in one way, commits that and compares: each way must be found, by the metric it is about.
+``history`` makes thirty commits in such a clone, one of them worse, and runs swarms at each: ``minibit history`` must
+find that commit and no other.
 Every comparison is kept in the folder; what is there already is not made again, so that a long run may be broken off.
 """
 
+import json
+import os
 import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -26,12 +34,16 @@ from rich.table import Table
 from minibit import scenario as scenarios
 from minibit.analysis import compare_screen
 from minibit.cli import run as run_command
+from minibit.cli.options import EXIT_INVALID
 from minibit.launcher.swarm import run_swarm
+from minibit.provenance import describe_machine, folder_name
+from minibit.record import CodeVersion
 from minibit.regression import comparison as comparisons
 from minibit.regression.compare import BUDGET_S, compare
 from minibit.regression.comparison import Comparison
 from minibit.regression.evidence import Verdict
-from minibit.regression.sides import make_sides
+from minibit.regression.sessions import session_name
+from minibit.regression.sides import MAIN, make_sides
 from minibit.regression.trials import DEFAULT_SCENARIO, Runs, ServingRuns, SwarmRuns
 from minibit.units import format_duration
 
@@ -160,6 +172,61 @@ def worse(names: tuple[str, ...], workload: str, output: Path) -> None:
         raise SystemExit(1)
 
 
+@cli.command()
+@click.option("--commits", "count", type=click.IntRange(10), default=30, show_default=True)
+@click.option("--at", type=click.IntRange(4), default=18, show_default=True, help="The commit that is worse, from 1.")
+@click.option("--change", "name", default="+5%-time", show_default=True, help="In which way.")
+@click.option("--runs", type=click.IntRange(1), default=3, show_default=True, help="Swarms at each commit.")
+@OUTPUT
+def history(count: int, at: int, name: str, runs: int, output: Path) -> None:
+    """Make a history of commits, one of them worse, and have minibit history find it."""
+    ways = changes(_cpu_s_per_block())
+    if name not in ways:
+        raise click.UsageError(f"no way {name!r}; there are {', '.join(ways)}")
+    if at > count - 3:
+        raise click.UsageError(f"--at {at} leaves fewer than three commits after it")
+    results = output.absolute() / "history"
+    if results.exists():
+        raise click.UsageError(f"{results} is there already: a history is made from its first commit on")
+    with tempfile.TemporaryDirectory(prefix="minibit-trust-") as folder:
+        clone = _clone(Path(folder))
+        worse_commit = ""
+        with click.progressbar(range(1, count + 1), label="commits", file=sys.stderr) as numbers:
+            for number in numbers:
+                if number == at:
+                    _apply(ways[name], name, clone)
+                (clone / "number.txt").write_text(f"{number}\n")
+                commit = _commit(clone, f"commit {number}")
+                worse_commit = commit if number == at else worse_commit
+                _session(clone, commit, results, runs)
+        told = _history_of(clone, results, ways[name].shown_by[-1])
+    found = [change["after_commit"] for series in told["series"] for change in series["changes"]]
+    click.echo(f"worse from {worse_commit[:9]} on (commit {at} of {count}); found: {[each[:9] for each in found]}")
+    if found != [worse_commit]:
+        raise SystemExit(1)
+
+
+def _session(clone: Path, commit: str, results: Path, runs: int) -> None:
+    """Run the default swarm at this commit, as ``tox -e bench`` leaves its records."""
+    name = session_name(datetime.now(UTC), CodeVersion(id=commit, dirty=False))
+    folder = results / folder_name(describe_machine()) / name / "records"
+    for run in range(runs):
+        arguments = ["swarm", str(DEFAULT_SCENARIO), "--rng-seed", str(run), "--json", str(folder / f"r{run}.json")]
+        environment = {**os.environ, "PYTHONPATH": str(clone), "PYTHONSAFEPATH": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", MAIN, *arguments], env=environment, capture_output=True, check=False
+        )
+        if done.returncode not in (0, EXIT_INVALID):
+            raise click.ClickException(done.stderr.decode(errors="replace"))
+
+
+def _history_of(clone: Path, results: Path, metric: str) -> Any:
+    """Print the history, and return it as JSON has it."""
+    command = [sys.executable, "-c", MAIN, "history", metric, "--results", str(results)]
+    subprocess.run([*command, "-o", str(results)], cwd=clone, check=True)
+    return json.loads(subprocess.run([*command, "--json"], cwd=clone, check=True, capture_output=True).stdout)
+
+
 def _cpu_s_per_block() -> float:
     """Return what one block of the default swarm takes of a processor, over everybody who has to do with it."""
     plan = scenarios.load(DEFAULT_SCENARIO)
@@ -172,20 +239,36 @@ def _cpu_s_per_block() -> float:
 def _clone_with(change: Change, name: str) -> Iterator[None]:
     """Work in a scratch clone whose last commit is the change."""
     with tempfile.TemporaryDirectory(prefix="minibit-trust-") as folder:
-        clone = Path(folder) / "clone"
-        _git(ROOT, "clone", "--quiet", "--shared", str(ROOT), str(clone))
-        path = clone / change.path
-        text = path.read_text()
-        if text.count(change.old) != 1:
-            raise click.ClickException(f"{name} does not fit {change.path} any more: bring bench/trust.py up to date")
-        path.write_text(text.replace(change.old, change.new))
-        _git(clone, "-c", "user.name=trust", "-c", "user.email=trust@localhost", "commit", "--quiet", "-am", name)
+        clone = _clone(Path(folder))
+        _apply(change, name, clone)
+        _commit(clone, name)
         with chdir(clone):
             yield
 
 
-def _git(folder: Path, *arguments: str) -> None:
-    subprocess.run(["git", "-C", str(folder), *arguments], check=True)
+def _clone(folder: Path) -> Path:
+    clone = folder / "clone"
+    _git(ROOT, "clone", "--quiet", "--shared", str(ROOT), str(clone))
+    return clone
+
+
+def _apply(change: Change, name: str, clone: Path) -> None:
+    path = clone / change.path
+    text = path.read_text()
+    if text.count(change.old) != 1:
+        raise click.ClickException(f"{name} does not fit {change.path} any more: bring bench/trust.py up to date")
+    path.write_text(text.replace(change.old, change.new))
+
+
+def _commit(clone: Path, message: str) -> str:
+    _git(clone, "add", "--all")
+    _git(clone, "-c", "user.name=trust", "-c", "user.email=trust@localhost", "commit", "--quiet", "-m", message)
+    return _git(clone, "rev-parse", "HEAD")
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 if __name__ == "__main__":
