@@ -48,7 +48,7 @@ def doubts(before: Conditions, after: Conditions | None = None) -> list[str]:
     """Return what makes figures of this machine doubtful, one sentence each; ``after``: also what happened between."""
     found = []
     if before.load > LOAD_MAX * before.cores:
-        found.append(f"the machine was busy with something else at the start: load {before.load:.1f}")
+        found.append(f"the machine had just been busy when it began: load {before.load:.1f}")
     for name, share in (
         ("processor", before.cpu_pressure),
         ("memory", before.memory_pressure),

@@ -11,7 +11,7 @@ CALM = Conditions(load=0.1, cores=2, memory_bytes=8 << 30, governors=["performan
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"load": 1.5}, "busy with something else at the start: load 1.5"),
+        ({"load": 1.5}, "had just been busy when it began: load 1.5"),
         ({"cpu_pressure": 40.0}, "tasks waited for the processor 40 %"),
         ({"memory_pressure": 40.0}, "tasks waited for the memory 40 %"),
         ({"io_pressure": 40.0}, "tasks waited for the disk 40 %"),
