@@ -1,4 +1,4 @@
-"""What stands around comparisons: changes for the worse that still fit the code, the recipe for CI, the benchmarks' door."""
+"""What stands around comparisons: changes that still fit the code, the recipe for CI, the door of the benchmarks."""
 
 import ast
 import os
