@@ -48,9 +48,10 @@ def drive_in_turn(plans: Sequence[Plan], *, slice_s: float = 0.1) -> list[LoadRe
     """Carry out closed-loop plans of equal length on several targets at once, but only one sends at any moment.
 
     Each has ``slice_s``, in the order A B B A A …, and rests (its process is stopped) while others have theirs: what
-    slows the machine for longer than that slows all alike. ``duration_s`` of a result is the time that it had, so that
-    its rate is what it would be alone; latencies hold a few requests that rested too. Raise ValueError for plans of
-    another kind, MiniBitError if a generator fails.
+    slows the machine for longer than that slows all alike. ``duration_s`` of a result is the time that it had. Its
+    figures are for comparing with the others': what is in flight at the end of a slice is answered beyond it, so that a
+    rate is a little too high, and the latency of those requests holds the rest. Raise ValueError for plans of another
+    kind, MiniBitError if a generator fails.
     """
     if any(plan.rate_per_s is not None or plan.seconds != plans[0].seconds for plan in plans):
         raise ValueError("only closed loops of one length can take turns")
