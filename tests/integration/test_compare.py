@@ -19,16 +19,14 @@ MINIBIT = [sys.executable, "-c", "from minibit.cli import main; main()"]
 TOML = """
 block_size = "16KiB"
 [file]
-size = "128KiB"
+size = "{size}"
 [[groups]]
 name = "seed"
 role = "seed"
 count = 1
-upload_rate = "{rate}"
 [[groups]]
 name = "leecher"
 count = 2
-upload_rate = "{rate}"
 """
 NOT_VALID = """
 real(*sys.argv[1:])
@@ -48,9 +46,9 @@ def minibit(*arguments, cwd, **variables):
 
 @pytest.fixture
 def quick(tmp_path):
-    """Return a scenario of two tenths of a second."""
+    """Return a scenario of a moment, without limits: with them it would not count on a busy machine."""
     path = tmp_path / "quick.toml"
-    path.write_text(TOML.format(rate="1MB/s"))
+    path.write_text(TOML.format(size="128KiB"))
     return path
 
 
@@ -126,15 +124,15 @@ def test_a_tracker_that_does_not_start_is_named(tmp_path, code, said):
 def test_a_slower_scenario_is_found(tmp_path, quick):
     """End to end, in threads for speed: exit code 1, the metric named, the evidence written."""
     slow = tmp_path / "slow.toml"
-    for path, rate in ((quick, "1MB/s"), (slow, "500kB/s")):
-        path.write_text('isolation = "thread"\n' + TOML.format(rate=rate))
+    for path, size in ((quick, "128KiB"), (slow, "8MiB")):
+        path.write_text('isolation = "thread"\n' + TOML.format(size=size))
     done = minibit("compare", quick, slow, "--json", "c.json", "--results", tmp_path, cwd=tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
     last = next(line for line in done.stdout.splitlines() if line.startswith("REGRESSED"))
     assert "completion time, last +" in last
     told = json.loads((tmp_path / "c.json").read_text())
     worse = {m["key"]: m["confirmation"]["ratio"] for m in told["metrics"] if m["confirmation"]}
-    assert 1.5 < worse["completion_max"] < 2.5
+    assert worse["completion_max"] > 1.5
     assert "nobody knows how noisy this machine is" in done.stdout
 
 
