@@ -273,7 +273,9 @@ def _pairs(comparison: Comparison, ident: str) -> Figure:
 
 def _panel(metric: Compared, comparison: Comparison) -> Chart:
     first = [_ratio_of(metric, b, h) for b, h in zip(metric.base, metric.head, strict=False)]
-    fresh = [_ratio_of(metric, b, h) for b, h in zip(metric.fresh_base, metric.fresh_head, strict=False)]
+    fresh = []  # of a metric without an alarm nothing was asked of them
+    if metric.confirmation:
+        fresh = [_ratio_of(metric, b, h) for b, h in zip(metric.fresh_base, metric.fresh_head, strict=False)]
     gate = metric.evidence.gate
     reach = _reach([*first, *fresh, 1 + 1.6 * gate])
     marks: list[Mark] = [
