@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from minibit.record import CodeVersion, Machine
@@ -43,23 +44,28 @@ def code_version(package: Path = PACKAGE) -> CodeVersion | None:
     Asks for tracked files: a virtual environment inside somebody else's repository is not that repository's code.
     Results written beside the code do not make it dirty; only the package's own files do.
     """
-    if not _git(package, "ls-files", "--", "."):
+    if not git(package, "ls-files", "--", "."):
         return None
-    commit = _git(package, "rev-parse", "HEAD")
-    status = _git(package, "status", "--porcelain", "--", ".")
+    commit = git(package, "rev-parse", "HEAD")
+    status = git(package, "status", "--porcelain", "--", ".")
     return CodeVersion(id=commit, dirty=bool(status)) if commit and status is not None else None
 
 
-def _git(folder: Path, *arguments: str) -> str | None:
-    """Return what git prints, or None if it fails; a hook's GIT_DIR must not lead it to another repository."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+def git(
+    folder: Path, *arguments: str, variables: Mapping[str, str] | None = None, timeout_s: float = GIT_TIMEOUT_S
+) -> str | None:
+    """Return what git prints, or None if it fails; a hook's GIT_DIR must not lead it to another repository.
+
+    ``variables`` are those of the environment that it is to have.
+    """
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments],
-            env=environment,
+            env=kept | dict(variables or {}),
             capture_output=True,
             text=True,
-            timeout=GIT_TIMEOUT_S,
+            timeout=timeout_s,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):

@@ -1,14 +1,12 @@
 """The order of sessions: that of their commits in git where it knows them, that of time elsewhere. Asks git, once."""
 
-import os
-import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from minibit.provenance import git
 from minibit.regression.sessions import Session
 
-GIT_TIMEOUT_S = 60.0
 SHORT_ID_MIN = 7
 
 
@@ -22,7 +20,7 @@ class Commits:
     @classmethod
     def of(cls, repository: Path) -> "Commits":
         """Read it from git."""
-        told = _git(repository, "rev-list", "--topo-order", "--reverse", "HEAD") or ""
+        told = git(repository, "rev-list", "--topo-order", "--reverse", "HEAD") or ""
         return cls(repository, {commit: place for place, commit in enumerate(told.split())})
 
     def place(self, commit_id: str) -> int | None:
@@ -51,22 +49,5 @@ class Commits:
         ids = (before.commit.id, after.commit.id)
         if any(self.place(commit_id) is None for commit_id in ids):
             return None
-        told = _git(self.repository, "rev-list", "--count", f"{ids[0]}..{ids[1]}")
+        told = git(self.repository, "rev-list", "--count", f"{ids[0]}..{ids[1]}")
         return max(0, int(told) - 1) if told else None
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    """Return what git prints, or None if it fails; a hook's GIT_DIR must not lead it to another repository."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=GIT_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tomllib
 import venv
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,13 +24,14 @@ from typing import Any
 import msgspec
 
 from minibit.errors import MiniBitError, UsageError
+from minibit.provenance import git
 from minibit.record import CodeVersion
 from minibit.regression.comparison import EXIT_COULD_NOT_RUN, SideRecord
 
 MAIN = "from minibit.cli import main; main()"
 INTERPRETER, SCENARIO, REVISION = "an interpreter", "a scenario file", "a revision"
 KEPT_WORKTREES = 8
-GIT_TIMEOUT_S = 120.0
+CHECKOUT_TIMEOUT_S = 120.0
 PIP_TIMEOUT_S = 900.0
 LOOK_TIMEOUT_S = 60.0
 Tell = Callable[[str], None]
@@ -163,7 +164,7 @@ class Repository:
     @classmethod
     def here(cls) -> "Repository":
         """Return the one around the working directory. Raise UsageError if there is none."""
-        told = _git(Path.cwd(), "rev-parse", "--show-toplevel")
+        told = git(Path.cwd(), "rev-parse", "--show-toplevel")
         if told is None:
             raise UsageError(
                 "this folder is in no git repository: revisions are compared in a checkout of MiniBit "
@@ -182,20 +183,20 @@ class Repository:
             python=_environment(_requirements(code), tell),
             code=code,
             commit=CodeVersion(id=commit, dirty=False),
-            subject=_git(self.root, "log", "-1", "--format=%s", commit) or "",
+            subject=git(self.root, "log", "-1", "--format=%s", commit) or "",
         )
         return replace(side, subject="changes that are not committed") if uncommitted else side
 
     def commit_of(self, revision: str) -> str:
         """Return the full id of a revision. Raise UsageError if it is none."""
-        commit = _git(self.root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+        commit = git(self.root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
         if not commit:
             raise UsageError(f"{revision} is no revision of {self.root}, no interpreter and no scenario file")
         return commit
 
     def differs_from_head(self) -> bool:
         """Whether the working tree has changes that no commit holds."""
-        return bool(_git(self.root, "status", "--porcelain"))
+        return bool(git(self.root, "status", "--porcelain"))
 
     def _snapshot(self) -> str:
         """Return a commit of the working tree as it is, new files included, that no branch shows.
@@ -207,11 +208,11 @@ class Repository:
         names = {f"GIT_{who}_{what}": "minibit" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
         variables = {"GIT_INDEX_FILE": str(index), **dates, **names}
         try:
-            added = _git(self.root, "read-tree", "HEAD", variables=variables) is not None
-            added = added and _git(self.root, "add", "--all", variables=variables) is not None
-            tree = _git(self.root, "write-tree", variables=variables) if added else None
+            added = git(self.root, "read-tree", "HEAD", variables=variables) is not None
+            added = added and git(self.root, "add", "--all", variables=variables) is not None
+            tree = git(self.root, "write-tree", variables=variables) if added else None
             message = ("-p", "HEAD", "-m", "the working tree")
-            commit = _git(self.root, "commit-tree", tree, *message, variables=variables) if tree else None
+            commit = git(self.root, "commit-tree", tree, *message, variables=variables) if tree else None
         finally:
             index.unlink(missing_ok=True)
         if not commit:
@@ -226,10 +227,22 @@ class Repository:
     def _worktree(self, commit: str, given: str) -> Path:
         """Return a clean worktree of the commit, made anew if somebody changed it."""
         folder = self._worktrees / commit[:16]
-        clean = folder.exists() and _git(folder, "status", "--porcelain", "--untracked-files=no") == ""
-        if not clean or _git(folder, "rev-parse", "HEAD") != commit:
+        clean = folder.exists() and git(folder, "status", "--porcelain", "--untracked-files=no") == ""
+        if not clean or git(folder, "rev-parse", "HEAD") != commit:
             self._remove(folder)
-            if _git(self.root, "worktree", "add", "--force", "--detach", str(folder), commit) is None:
+            if (
+                git(
+                    self.root,
+                    "worktree",
+                    "add",
+                    "--force",
+                    "--detach",
+                    str(folder),
+                    commit,
+                    timeout_s=CHECKOUT_TIMEOUT_S,
+                )
+                is None
+            ):
                 raise CouldNotCompare(f"git could not check {given} out into {folder}")
         if not (folder / "minibit" / "__init__.py").exists():
             raise UsageError(f"{given} is no MiniBit: there is no minibit/__init__.py in it")
@@ -244,28 +257,9 @@ class Repository:
                 self._remove(folder)
 
     def _remove(self, folder: Path) -> None:
-        _git(self.root, "worktree", "remove", "--force", str(folder))
+        git(self.root, "worktree", "remove", "--force", str(folder))
         shutil.rmtree(folder, ignore_errors=True)
-        _git(self.root, "worktree", "prune")
-
-
-def _git(folder: Path, *arguments: str, variables: Mapping[str, str] | None = None) -> str | None:
-    """Return what git prints, or None if it fails; a hook's GIT_DIR must not lead it to another repository."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")} | dict(
-        variables or {}
-    )
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=GIT_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+        git(self.root, "worktree", "prune")
 
 
 # -- environments ------------------------------------------------------------------------------------------------------
