@@ -144,9 +144,9 @@ def _open(told: Comparison) -> str:
 @OUTPUT
 def worse(names: tuple[str, ...], workload: str, output: Path) -> None:
     """Compare the last commit with the same made worse, in each way."""
+    if unknown := sorted(set(names) - set(changes(0.0))):
+        raise click.UsageError(f"no way {unknown[0]!r}; there are {', '.join(changes(0.0))}")
     ways = changes(_cpu_s_per_block())
-    if unknown := sorted(set(names) - set(ways)):
-        raise click.UsageError(f"no way {unknown[0]!r}; there are {', '.join(ways)}")
     table = Table(title="made worse on purpose, and what compare said of it", title_justify="left")
     for name in ("change", "verdict", "by", "time"):
         table.add_column(name)
@@ -180,14 +180,14 @@ def worse(names: tuple[str, ...], workload: str, output: Path) -> None:
 @OUTPUT
 def history(count: int, at: int, name: str, runs: int, output: Path) -> None:
     """Make a history of commits, one of them worse, and have minibit history find it."""
-    ways = changes(_cpu_s_per_block())
-    if name not in ways:
-        raise click.UsageError(f"no way {name!r}; there are {', '.join(ways)}")
+    if name not in changes(0.0):
+        raise click.UsageError(f"no way {name!r}; there are {', '.join(changes(0.0))}")
     if at > count - 3:
         raise click.UsageError(f"--at {at} leaves fewer than three commits after it")
     results = output.absolute() / "history"
     if results.exists():
         raise click.UsageError(f"{results} is there already: a history is made from its first commit on")
+    ways = changes(_cpu_s_per_block())
     with tempfile.TemporaryDirectory(prefix="minibit-trust-") as folder:
         clone = _clone(Path(folder))
         worse_commit = ""

@@ -161,3 +161,18 @@ def test_the_default_scenario_takes_about_a_second():
     """Shorter ones are noise, longer ones cost pairs; and its uplinks are limited, so that its bounds are known."""
     plan = scenario.load(DEFAULT_SCENARIO)
     assert 0.7 <= plan.store_and_forward_bound_s() <= 1.5
+
+
+def test_a_selftest_is_kept_and_bounds_the_gates(tmp_path, quick):
+    """What it found lies with this machine's results, and a finer gate is refused before anything runs."""
+    quick.write_text('isolation = "thread"\n' + TOML.format(size="128KiB"))
+    options = ("--results", tmp_path / "results")
+    done = minibit("selftest", "--pairs", "7", "--only", "swarm", "--scenario", quick, *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (kept,) = (tmp_path / "results").glob("*/selftest.json")
+    told = json.loads(kept.read_text())
+    assert told["pairs"] == 7
+    assert {"completion_max", "cpu_per_gib", "messages"} <= {noise["key"] for noise in told["noise"]}
+    refused = minibit("compare", quick, quick, "--gate", "completion_max=0.1%", *options, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "completion_max is finer than this machine can see" in refused.stderr
