@@ -32,8 +32,7 @@ def print_bounds(folder: Path) -> None:
     invalid: set[str] = set()
     for path in sorted((folder / "bounds").glob("*.json")):
         record = records.read(path)
-        bound_s = max(bound for bound in (record.bound_s, record.store_and_forward_bound_s) if bound)
-        ratios[record.scenario["name"]].append((record.makespan_s or math.inf) / bound_s)
+        ratios[record.scenario["name"]].append(record.ratio_to_bound or math.inf)
         invalid |= set() if record.valid else {record.scenario["name"]}
     for name, values in ratios.items():
         each = ", ".join(f"{value:.3f}" for value in values)

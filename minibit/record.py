@@ -168,6 +168,17 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     leftovers: list[str] = []
     peers: list[PeerRecord]
 
+    @property
+    def larger_bound_s(self) -> float | None:
+        """The larger of the two bounds, the one to be held against; None if there is none."""
+        return max((bound for bound in (self.bound_s, self.store_and_forward_bound_s) if bound), default=None)
+
+    @property
+    def ratio_to_bound(self) -> float | None:
+        """The makespan over the larger bound."""
+        bound_s = self.larger_bound_s
+        return self.makespan_s / bound_s if bound_s and self.makespan_s is not None else None
+
 
 # -- figures -----------------------------------------------------------------------------------------------------------
 

@@ -84,7 +84,6 @@ def _side(side: Any) -> Row:
 
 def _of_swarm(record: Record) -> list[Row]:
     scenario, times, ledger = record.scenario, record.completion_time_s, record.ledger
-    bounds_s = [bound for bound in (record.bound_s, record.store_and_forward_bound_s) if bound]
     makespan_s = record.makespan_s
     row = {
         "scenario": scenario.get("name"),
@@ -100,7 +99,7 @@ def _of_swarm(record: Record) -> list[Row]:
         "completion_max_s": times.max if times else None,
         "fluid_bound_s": record.bound_s,
         "store_and_forward_bound_s": record.store_and_forward_bound_s,
-        "makespan_over_larger_bound": makespan_s / max(bounds_s) if bounds_s and makespan_s is not None else None,
+        "makespan_over_larger_bound": record.ratio_to_bound,
         "goodput_bytes_per_s": record.goodput_bytes_per_s,
         "cpu_s": record.cpu_s,
         "cpu_s_per_gib": record.cpu_s_per_gib,

@@ -32,14 +32,10 @@ class SweepRow:
     max_s: float | None
     bound_s: float | None
     store_and_forward_bound_s: float | None
+    larger_bound_s: float | None
     goodput_bytes_per_s: float | None
     cpu_s_per_gib: float | None
     busy_fraction: float | None
-
-    @property
-    def larger_bound_s(self) -> float | None:
-        """The larger of the two bounds, the one to be held against."""
-        return max((bound for bound in (self.bound_s, self.store_and_forward_bound_s) if bound), default=None)
 
     @property
     def ratio(self) -> float | None:
@@ -127,6 +123,7 @@ def _row(leechers: int, group: Sequence[Record]) -> SweepRow:
         max_s=max(times_s, default=None),
         bound_s=group[0].bound_s,
         store_and_forward_bound_s=group[0].store_and_forward_bound_s,
+        larger_bound_s=group[0].larger_bound_s,
         goodput_bytes_per_s=_median_of(group, "goodput_bytes_per_s"),
         cpu_s_per_gib=_median_of(group, "cpu_s_per_gib"),
         busy_fraction=_median_of(group, "cpu_busy_fraction"),

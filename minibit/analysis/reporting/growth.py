@@ -57,7 +57,7 @@ class Size:
     @property
     def larger_bound_s(self) -> float | None:
         """The larger bound, the same for all runs."""
-        return numbers.larger_bound_s(self.runs[0][1])
+        return self.runs[0][1].larger_bound_s
 
     def median_run(self) -> Run:
         """Return the run in the middle of those that count, of all if none does."""

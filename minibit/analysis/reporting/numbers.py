@@ -77,17 +77,6 @@ def blocks_of(record: Record) -> int:
     return -(-scenario.file.size_bytes // scenario.block_size_bytes)
 
 
-def larger_bound_s(record: Record) -> float | None:
-    """Return the larger of the two bounds, the one to be held against."""
-    return max((bound for bound in (record.bound_s, record.store_and_forward_bound_s) if bound), default=None)
-
-
-def ratio_to_bound(record: Record) -> float | None:
-    """Return the makespan over the larger bound."""
-    bound_s = larger_bound_s(record)
-    return record.makespan_s / bound_s if bound_s and record.makespan_s is not None else None
-
-
 # -- one swarm ---------------------------------------------------------------------------------------------------------
 
 

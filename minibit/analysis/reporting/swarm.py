@@ -79,11 +79,11 @@ def notices_of(record: Record) -> list[Notice]:
 
 
 def _facts(record: Record) -> list[Fact]:
-    times, ratio = record.completion_time_s, numbers.ratio_to_bound(record)
+    times, ratio = record.completion_time_s, record.ratio_to_bound
     messages = swarm_figures(record)["messages"]
     busy, goodput = record.cpu_busy_fraction, record.goodput_bytes_per_s
     spread = " / ".join(map(seconds, (times.p50, times.p95, times.max))) if times else NOTHING
-    bound = seconds(numbers.larger_bound_s(record))
+    bound = seconds(record.larger_bound_s)
     term = f", set by the {record.bound_binding_term}" if record.bound_binding_term else ""
     return [
         Fact(seconds(record.makespan_s), "makespan", f"first block after {seconds(record.time_to_first_block_s)}"),

@@ -164,7 +164,7 @@ def _run_row(name: str, record: Record) -> list[Cell]:
         seconds_cell(times.p95 if times else None),
         seconds_cell(times.max if times else None),
         seconds_cell(record.makespan_s),
-        number_cell(numbers.ratio_to_bound(record), ".3f"),
+        number_cell(record.ratio_to_bound, ".3f"),
         number_cell(record.cpu_busy_fraction, ".0%"),
         number_cell(record.fairness_jain, ".3f"),
     ]
