@@ -29,7 +29,7 @@ TIERS = ("quick", "default", "full")
 def main() -> int:
     """Run the tier; return pytest's exit code, or 3 if a swarm's figures do not count."""
     options, rest = _parse()
-    results = Path(os.environ.get("MINIBIT_RESULTS", ROOT / "results"))
+    results = Path(os.environ.get("MINIBIT_RESULTS", ROOT / "results")).absolute()
     if options.compare:
         return _compare(options.compare, rest, results)
     folder = new_session(results)
@@ -60,12 +60,14 @@ def _compare(base: str, rest: list[str], results: Path) -> int:
     evidence = folder / "comparison.json"
     minibit = [sys.executable, "-c", MAIN]
     keeping = ["--results", str(results), "--json", str(evidence)]
-    code = subprocess.run([*minibit, "compare", base, *rest, *keeping], cwd=ROOT, check=False).returncode
-    if evidence.exists():
-        report = str(folder / "comparison.html")
-        subprocess.run([*minibit, "report", str(evidence), "-o", report], cwd=ROOT, check=False)
-    else:
-        folder.rmdir()  # there was nothing to compare, and why has been said
+    try:
+        code = subprocess.run([*minibit, "compare", base, *rest, *keeping], cwd=ROOT, check=False).returncode
+        if evidence.exists():
+            report = str(folder / "comparison.html")
+            subprocess.run([*minibit, "report", str(evidence), "-o", report], cwd=ROOT, check=False)
+    finally:
+        if not any(folder.iterdir()):
+            folder.rmdir()  # there was nothing to compare, and why has been said
     return code
 
 

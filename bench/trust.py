@@ -146,7 +146,7 @@ def worse(names: tuple[str, ...], workload: str, output: Path) -> None:
     """Compare the last commit with the same made worse, in each way."""
     if unknown := sorted(set(names) - set(changes(0.0))):
         raise click.UsageError(f"no way {unknown[0]!r}; there are {', '.join(changes(0.0))}")
-    ways = changes(_cpu_s_per_block())
+    ways, here = changes(_cpu_s_per_block()), _git(ROOT, "rev-parse", "HEAD")
     table = Table(title="made worse on purpose, and what compare said of it", title_justify="left")
     for name in ("change", "verdict", "by", "time"):
         table.add_column(name)
@@ -161,6 +161,8 @@ def worse(names: tuple[str, ...], workload: str, output: Path) -> None:
                 click.echo(f"{name}: {told.verdict} in {format_duration(time.monotonic() - began_s)}", err=True)
             comparisons.write(told, path)
         told = comparisons.read(path)
+        if told.base.commit and told.base.commit.id != here:
+            raise click.ClickException(f"{path} is of commit {told.base.commit.id[:9]}: remove it, or name another -o")
         by = {metric.key: compare_screen.change(metric.decisive.ratio) for metric in told.regressed}
         if not set(ways[name].shown_by) & set(by):
             missed.append(name)

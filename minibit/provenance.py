@@ -8,12 +8,17 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from minibit.errors import MiniBitError
 from minibit.record import CodeVersion, Machine
 
 PROC = Path("/proc")
 MACHINE_ID = Path("/etc/machine-id")
 PACKAGE = Path(__file__).resolve().parent
 GIT_TIMEOUT_S = 10.0
+
+
+class GitError(MiniBitError):
+    """Git refused, or is not there: what it said."""
 
 
 def describe_machine() -> Machine:
@@ -54,9 +59,19 @@ def code_version(package: Path = PACKAGE) -> CodeVersion | None:
 def git(
     folder: Path, *arguments: str, variables: Mapping[str, str] | None = None, timeout_s: float = GIT_TIMEOUT_S
 ) -> str | None:
-    """Return what git prints, or None if it fails; a hook's GIT_DIR must not lead it to another repository.
+    """Return what git prints, or None if it fails."""
+    try:
+        return ask_git(folder, *arguments, variables=variables, timeout_s=timeout_s)
+    except GitError:
+        return None
 
-    ``variables`` are those of the environment that it is to have.
+
+def ask_git(
+    folder: Path, *arguments: str, variables: Mapping[str, str] | None = None, timeout_s: float = GIT_TIMEOUT_S
+) -> str:
+    """Return what git prints; a hook's GIT_DIR must not lead it to another repository.
+
+    ``variables`` are those of the environment that it is to have. Raise GitError with what it says if it fails.
     """
     kept = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
@@ -68,9 +83,13 @@ def git(
             timeout=timeout_s,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    except OSError as error:
+        raise GitError(f"git does not run: {error.strerror}") from error
+    except subprocess.TimeoutExpired as error:
+        raise GitError(f"git {arguments[0]} did not end within {timeout_s:.0f} s") from error
+    if done.returncode:
+        raise GitError(" ".join(done.stderr.split()) or f"git {arguments[0]} failed")
+    return done.stdout.strip()
 
 
 def _field(path: Path, name: str) -> str:

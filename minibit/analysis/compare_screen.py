@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -44,7 +45,7 @@ def progress() -> Iterator[Watch]:
         def watch(step: Step) -> None:
             bars.update(
                 task,
-                description=f"{_PHASES[step.phase]} {step.workload}",
+                description=escape(f"{_PHASES[step.phase]} {step.workload}"),
                 completed=step.pairs,
                 total=step.until or None,
                 news=_news(step),
@@ -99,7 +100,7 @@ def _row(metric: Compared, *, several: bool) -> list[str]:
     base, head = (metric.fresh_base, metric.fresh_head) if metric.confirmation else (metric.base, metric.head)
     verdict = f"{metric.verdict}{' (confirmed)' if metric.confirmation and metric.verdict == 'regressed' else ''}"
     return [
-        f"{metric.workload}: {metric.title}" if several else metric.title,
+        escape(f"{metric.workload}: {metric.title}" if several else metric.title),
         value(statistics.median(base), metric.unit),
         value(statistics.median(head), metric.unit),
         change(evidence.ratio),
@@ -135,7 +136,7 @@ def _conclusion(comparison: Comparison) -> str:
         why = f"all {len(comparison.metrics)} metrics within their gates"
     else:
         why = "undecided: " + ", ".join(m.title for m in comparison.metrics if m.verdict == Verdict.INCONCLUSIVE)
-    return f"[bold {colour}]{verdict}[/]  {why}  ({took})"
+    return f"[bold {colour}]{verdict}[/]  {escape(why)}  ({took})"
 
 
 def print_selftest(selftest: Selftest) -> None:

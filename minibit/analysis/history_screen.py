@@ -4,6 +4,7 @@ import sys
 
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from minibit.analysis.compare_screen import change, value
@@ -22,10 +23,11 @@ def print_history(history: History) -> None:
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
     console.print(_table(history))
     if not history.series:
-        console.print(f"no series: nothing there has {' or '.join(history.metrics)}")
+        console.print(f"no series: nothing there has {' or '.join(history.metrics)}", markup=False)
     for series in history.series:
         for each in series.changes:
-            console.print(f"{_named(history, series)}: {_told(each, series.unit)}", style=_COLOURS[each.direction])
+            line = f"{_named(history, series)}: {_told(each, series.unit)}"
+            console.print(line, style=_COLOURS[each.direction], markup=False)
     for line in _remarks(history):
         console.print(line, markup=False)
     if history.left_out:
@@ -53,7 +55,7 @@ def print_json(history: History, judgement: Judgement) -> None:
 def _table(history: History) -> Table:
     metrics = " and ".join(history.metrics) if len(history.metrics) < 3 else f"{len(history.metrics)} metrics"
     title = f"{history.source}: {metrics}, {len(history.sessions)} sessions"
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table = Table(title=escape(title), title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column("benchmark", overflow="fold")
     several = len(history.metrics) > 1
     if several:
@@ -62,7 +64,7 @@ def _table(history: History) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("shifts", no_wrap=True)
     for series in history.series:
-        table.add_row(series.benchmark, *([series.metric] if several else []), *_cells(series))
+        table.add_row(escape(series.benchmark), *([series.metric] if several else []), *_cells(series))
     return table
 
 

@@ -2,12 +2,13 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from minibit.cli.options import DURATION, FILE, Parsed
+from minibit.cli.options import DURATION, FILE, Parsed, fails_closed
 from minibit.errors import UsageError
 from minibit.units import parse_share
 
@@ -41,18 +42,24 @@ def _workloads(scenarios: tuple[Path, ...], only: str | None) -> "list[Runs]":
     return {"swarm": swarms, "serving": serving, None: swarms + serving}[only]
 
 
-def _gates(given: tuple[tuple[str, float], ...], results: Path) -> tuple[dict[str, float], list[str]]:
+def _gates(
+    given: tuple[tuple[str, float], ...], workloads: "Sequence[Runs]", results: Path
+) -> tuple[dict[str, float], list[str]]:
     from minibit.provenance import describe_machine  # noqa: PLC0415
     from minibit.regression import selftest  # noqa: PLC0415
-    from minibit.regression.metrics import METRICS  # noqa: PLC0415
+    from minibit.regression.metrics import WORKLOADS  # noqa: PLC0415
 
-    asked: dict[str, float] = {}
-    for metric, share in given:
-        asked |= {metric: share} if metric else dict.fromkeys(METRICS, share)
+    judged = [metric for kind in dict.fromkeys(runs.kind for runs in workloads) for metric in WORKLOADS[kind]]
+    named = {metric: share for metric, share in given if metric}
+    general = next((share for metric, share in reversed(given) if not metric), None)
     known = selftest.known(results, describe_machine())
-    gates, remarks = selftest.gates_of(asked, known.detectable() if known else None)
+    detectable = known.detectable() if known else None
+    gates, remarks = selftest.gates_of(judged, detectable, named=named, general=general)
+    unknown = [metric.title for metric in judged if metric.key not in (detectable or {})]
     if known is None:
         remarks.append("nobody knows how noisy this machine is: run minibit selftest once")
+    elif unknown:
+        remarks.append(f"nobody knows how noisy this is here, minibit selftest tells: {', '.join(unknown)}")
     return gates, remarks
 
 
@@ -67,6 +74,7 @@ def _gates(given: tuple[tuple[str, float], ...], results: Path) -> tuple[dict[st
 @click.option("--rng-seed", type=int, help="Of the first pair.  [default: drawn]")
 @click.option("--results", type=RESULTS, help="Where the selftest lies.  [default: MINIBIT_RESULTS or ./results]")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the evidence here.")
+@fails_closed()
 def compare(
     base: str,
     head: str | None,
@@ -97,19 +105,18 @@ def compare(
     from minibit.analysis import compare_screen  # noqa: PLC0415
     from minibit.regression import comparison as comparisons  # noqa: PLC0415
     from minibit.regression.compare import compare as run  # noqa: PLC0415
-    from minibit.regression.sides import Repository, make_sides  # noqa: PLC0415
+    from minibit.regression.sides import SCENARIO, Repository, kind_of, make_sides  # noqa: PLC0415
 
     if uncommitted and head:
         raise click.UsageError("--uncommitted is the head: leave HEAD out")
-    chosen, remarks = _gates(gates, results_folder(results))
-    workloads = _workloads(scenarios, only)
+    two_scenarios = kind_of(base) == SCENARIO
+    if two_scenarios and (scenarios or only):
+        raise click.UsageError("two scenarios are compared: leave --scenario and --only out")
+    workloads = _workloads((Path(base),), "swarm") if two_scenarios else _workloads(scenarios, only)
+    chosen, remarks = _gates(gates, workloads, results_folder(results))
     sides = make_sides(base, head or "HEAD", uncommitted=uncommitted, tell=lambda text: click.echo(text, err=True))
     if sides[1].code and head is None and not uncommitted and Repository.here().differs_from_head():
         remarks.append("the working tree has changes that are not compared (--uncommitted compares them)")
-    if sides[0].scenario and (scenarios or only):
-        raise click.UsageError("two scenarios are compared: leave --scenario and --only out")
-    if sides[0].scenario:
-        workloads = _workloads((sides[0].scenario,), "swarm")
     with compare_screen.progress() as watch:
         made = run(*sides, workloads, gates=chosen, watch=watch, **options)
     made.remarks = remarks + made.remarks
@@ -128,7 +135,8 @@ def compare(
 def selftest(pairs: int, scenarios: tuple[Path, ...], only: str | None, results: Path | None) -> None:
     """Find out how small a change can be seen on this machine: identical code on both sides.
 
-    What is found is kept beside this machine's results, and minibit compare refuses gates that are finer.
+    What is found is kept beside this machine's results, and minibit compare refuses gates that are finer. Metrics that
+    were not measured now keep what an earlier selftest found.
 
     \b
     Examples:
@@ -136,15 +144,18 @@ def selftest(pairs: int, scenarios: tuple[Path, ...], only: str | None, results:
       minibit selftest --pairs 40 --only swarm
     """
     from minibit.analysis import compare_screen  # noqa: PLC0415
+    from minibit.provenance import describe_machine  # noqa: PLC0415
     from minibit.regression import selftest as selftests  # noqa: PLC0415
     from minibit.regression.compare import compare as run  # noqa: PLC0415
     from minibit.regression.sides import Side  # noqa: PLC0415
 
+    kept = results_folder(results)
+    older = selftests.known(kept, describe_machine())
     base, head = (Side(name, "this MiniBit", Path(sys.executable)) for name in ("base", "head"))
     with compare_screen.progress() as watch:
         made = run(base, head, _workloads(scenarios, only), pairs=pairs, watch=watch)
     found = selftests.analysed(made)
     compare_screen.print_selftest(found)
-    path = selftests.path_in(results_folder(results), found.machine)
-    selftests.write(found, path)
+    path = selftests.path_in(kept, found.machine)
+    selftests.write(found.with_older(older), path)
     click.echo(f"kept: {path}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from minibit.cli.options import FOLDER, SHARE
+from minibit.cli.options import FOLDER, SHARE, fails_closed
 from minibit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ NAMED_SOURCES = 2  # as many are named; of more the number
 @click.option("--within", type=click.IntRange(1), default=10, show_default=True, help="Sessions that count as new.")
 @click.option("-o", "--output", type=FOLDER, help="Draw history.png and .svg there.  [default: none]")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@fails_closed()
 def history(
     metric: str | None,
     *,
@@ -48,9 +49,11 @@ def history(
 
     \b
     With --fail-on-regression the command exits with
-      1  if the newest shift of a series is for the worse and among its last 10 (--within) sessions
-      4  if that cannot be told: no results, too few sessions of every series, or a series with enough of them
-         was there within the last 10 sessions but not in the last one
+      1  if the newest shift of a series is for the worse and among its last 10 (--within) sessions, or if all its
+         shifts there together are
+      4  if that cannot be told: no results, too few sessions of every series that the last session has, or a series
+         with enough of them was there within the last 10 sessions but not in the last one (unless its scenario is
+         another one there: that begins a series of its own, judged from 8 sessions on); or it ended by an error
       0  otherwise
 
     \b

@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+import traceback
 from types import FrameType
 from typing import NoReturn
 
@@ -12,7 +13,7 @@ from minibit import __version__
 from minibit.cli.compare import compare, selftest
 from minibit.cli.history import history
 from minibit.cli.load import abuse, saturate
-from minibit.cli.options import EXIT_INTERRUPTED
+from minibit.cli.options import EXIT_BUG, EXIT_INTERRUPTED
 from minibit.cli.report import report
 from minibit.cli.results import show
 from minibit.cli.serving import peer, torrent, tracker
@@ -83,3 +84,6 @@ def run(command: click.Command, name: str) -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo(f"{name}: interrupted", err=True)
         sys.exit(EXIT_INTERRUPTED)
+    except Exception:  # a bug of MiniBit's own
+        traceback.print_exc()
+        sys.exit(EXIT_BUG)

@@ -1,17 +1,36 @@
 """What the commands' options have in common: types, limits, exit codes."""
 
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from minibit.errors import UsageError
+from minibit.errors import MiniBitError, UsageError
 from minibit.units import parse_duration, parse_rate, parse_share, parse_size
 
 EXIT_FAILED = 1
 EXIT_INVALID = 3
+EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h: no verdict and no outcome of any command
 EXIT_INTERRUPTED = 130
+
+
+@contextmanager
+def fails_closed() -> Iterator[None]:
+    """Give a command whose exit code is a verdict: what kept it from its end must not read as "regressed".
+
+    Raise CouldNotCompare for it; mistakes of the user stay what they are.
+    """
+    from minibit.regression.sides import CouldNotCompare  # noqa: PLC0415
+
+    try:
+        yield
+    except (UsageError, CouldNotCompare):
+        raise
+    except (MiniBitError, OSError, subprocess.SubprocessError) as error:
+        raise CouldNotCompare(str(error)) from error
 
 
 class Parsed(click.ParamType[Any]):

@@ -88,6 +88,10 @@ class _Series:
         return self.confirmation is None and self.evidence.verdict == Verdict.REGRESSED
 
     @property
+    def regressed(self) -> bool:
+        return self.confirmation is not None and self.confirmation.verdict == Verdict.REGRESSED
+
+    @property
     def open(self) -> bool:
         return self.confirmation is None and self.evidence.verdict == Verdict.INCONCLUSIVE
 
@@ -227,7 +231,10 @@ class _Comparing:
                 self.remark(f"{series.metric.title} of {course.runs.name} is measured on neither side")
 
     def settle(self) -> None:
-        """Add pairs, look by look, until all is decided, something regressed, or the budget is spent."""
+        """Add pairs, look by look, until all is decided, something regressed, or the budget is spent.
+
+        Every workload has its first look, also if one before it regressed: what else became worse is to be told too.
+        """
         while courses := [course for course in self.courses if self._affords(course)]:
             for course in courses:
                 until = course.target or course.pairs
@@ -235,9 +242,8 @@ class _Comparing:
                     self._tell("pairs", course, until)
                     self.pair(course)
                 self.confirm(course)
-                if any(series.confirmation and series.confirmation.verdict == Verdict.REGRESSED
-                       for series in course.series):  # fmt: skip
-                    return
+            if any(series.regressed for course in courses for series in course.series):
+                return
 
     def run_all(self, pairs: int) -> None:
         """Run so many pairs of every workload, whatever they say."""
@@ -304,7 +310,7 @@ def compare(
     comparing = _Comparing(
         base,
         head,
-        [_Course(runs, _series(runs.kind, gates or {})) for runs in workloads],
+        [_Course(runs, series) for runs in workloads if (series := _series(runs.kind, gates or {}))],
         seed,
         began_s + budget_s,
         watch,
@@ -314,6 +320,9 @@ def compare(
     )
     for course in comparing.courses:
         comparing.warm_up(course)
+    comparing.courses = [course for course in comparing.courses if course.series]
+    if not comparing.courses:
+        raise CouldNotCompare("there is nothing to judge: of no metric can a change be seen here")
     if pairs:
         comparing.run_all(pairs)
     else:

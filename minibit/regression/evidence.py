@@ -6,9 +6,9 @@ far steadier than the runs themselves, and the pair is the unit of evidence.
 
 The rule is sequential: pairs are judged at ``LOOKS``, numbers of pairs fixed beforehand, and the first look that
 decides ends it. Each look may err with ``LOOK_LEVEL``, so that all together err with ``ALPHA`` at most (Bonferroni):
-that bounds both the chance that one unchanged metric raises an alarm, and the chance that one which is worse by the
-whole gate is passed as not regressed. An alarm is no verdict yet: fresh pairs must repeat it at ``confirming_level``,
-which is what keeps the chance of a false verdict over all metrics below ``ALPHA``.
+that bounds both the chance that one unchanged metric raises an alarm, and the chance that the looks pass one which is
+worse by the whole gate. An alarm is no verdict yet: fresh pairs must repeat it at ``confirming_level``, which is what
+keeps the chance of a false verdict over all metrics below ``ALPHA``. Fresh pairs that say the opposite pass the metric.
 
 The interval is the percentile bootstrap of the median, exact: that distribution is known in closed form (Efron 1982,
 *The Jackknife, the Bootstrap and Other Resampling Plans*, §10.2), so nothing is drawn and the same pairs always say the

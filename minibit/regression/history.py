@@ -17,6 +17,7 @@ from minibit.record import CodeVersion
 from minibit.regression.changes import AT_LEAST, MIN_POINTS, Shift, find_shifts
 from minibit.regression.commits import Commits
 from minibit.regression.comparison import EXIT_COULD_NOT_RUN
+from minibit.regression.evidence import ratio_of
 from minibit.regression.metrics import Metric
 from minibit.regression.readings import Found, Reading
 from minibit.regression.sessions import ID_LENGTH, Session
@@ -68,7 +69,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 class Series(msgspec.Struct, frozen=True, kw_only=True):
     """One metric of one benchmark. ``missing``: sessions since the first point without a value.
 
-    ``remarks`` read after its name; ``absent``: the last session lacks it, and no other version of it ran there.
+    ``remarks`` read after its name. ``current``: the last session has it; ``absent``: nor has it any other version.
     """
 
     machine: str
@@ -81,6 +82,7 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
     missing: list[str] = []
     changes: list[Change] = []
     remarks: list[str] = []
+    current: bool = True
     absent: bool = False
 
     @property
@@ -140,25 +142,38 @@ def make_history(
 
 
 def judge(history: History, *, within: int = WITHIN) -> Judgement:
-    """Say whether the newest shift of any series is for the worse and among its last ``within`` sessions.
+    """Say whether any series became worse within its last ``within`` sessions.
 
-    Fails closed: it is unknown if no series has enough sessions, and of one that had enough and was there within the
-    last ``within`` sessions if the last session lacks it.
+    It did if the newest shift there is for the worse, or if all shifts there together are: a small step back up does
+    not make good for a fall. Fails closed: it is unknown if no series that is measured today has enough sessions, and
+    of one that had enough and was there within the last ``within`` sessions if the last session lacks it.
     """
     judged = [series for series in history.series if series.judged]
     regressions, unknown = [], []
     recent = set(history.sessions[-within:])
     for series in judged:
         name = f"{series.metric} of {series.benchmark}"
-        newest = series.changes[-1] if series.changes else None
-        if newest and newest.direction == "worse" and newest.at >= len(series.points) - within:
-            regressions.append(f"{name}: {newest.ratio - 1:+.1%} at {newest.after_commit or newest.after_session}")
+        regressions += [f"{name}: {told}" for told in _became_worse(series, within, history.at_least)]
         if series.absent and series.points[-1].session in recent:
             unknown += [f"{name} {remark}" for remark in series.remarks[:1]]
-    if not judged:
-        most = max((len(series.points) for series in history.series), default=0)
+    if not any(series.current for series in judged):
+        most = max((len(series.points) for series in history.series if series.current), default=0)
         unknown.append(f"nothing to judge: {MIN_POINTS} sessions of a series are needed, the longest has {most}")
     return Judgement(regressions=regressions, unknown=unknown)
+
+
+def _became_worse(series: Series, within: int, at_least: float) -> list[str]:
+    """Return, in one line or none, by how much and where a series became worse within its last sessions."""
+    shifts = [change for change in series.changes if change.at >= len(series.points) - within]
+    if not shifts:
+        return []
+    newest, before, after = shifts[-1], shifts[0].before, shifts[-1].after
+    if newest.direction == "worse":
+        return [f"{newest.ratio - 1:+.1%} at {newest.after_commit or newest.after_session}"]
+    if ratio_of(before, after, larger_is_better=series.larger_is_better) < 1 + at_least:
+        return []
+    places = ", ".join(each.after_commit or each.after_session for each in shifts if each.direction == "worse")
+    return [f"{after / before - 1:+.1%} over its last {len(shifts)} shifts, worse at {places}"]
 
 
 # -- one series --------------------------------------------------------------------------------------------------------
@@ -208,6 +223,7 @@ def _series(readings: Sequence[Reading], metric: Metric, scope: _Scope) -> Serie
         missing=[session.name for session in since if session not in by_session],
         changes=[_change(shift, measured, points, metric, scope.commits) for shift in shifts],
         remarks=_remarks(runs, by_session, metric, other),
+        current=sessions[-1] in by_session,
         absent=sessions[-1] not in by_session and other is None,
     )
 

@@ -6,7 +6,9 @@ All are costs per unit of work (more is worse), but for rates.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from minibit.record import Record
+import msgspec
+
+from minibit.record import Record, Requests
 from minibit.regression.evidence import GATE
 
 STEADY_GATE = 0.03  # memory, and bytes and requests that hardly vary
@@ -24,6 +26,7 @@ class Metric:
     larger_is_better: bool = False
 
 
+ALL_REQUESTS = frozenset(Requests.__struct_fields__)
 SWARM = (
     Metric("completion_p50", "completion time, p50", "s"),
     Metric("completion_p95", "completion time, p95", "s"),
@@ -45,15 +48,24 @@ WORKLOADS: Mapping[str, tuple[Metric, ...]] = {"swarm": SWARM, "serving": SERVIN
 METRICS: Mapping[str, Metric] = {metric.key: metric for group in WORKLOADS.values() for metric in group}
 
 
-def swarm_figures(record: Record) -> dict[str, float | None]:
-    """Return the swarm metrics of a record, None where it has none."""
+def requests_counted(record: bytes) -> frozenset[str]:
+    """Return the kinds of requests that the writer of a valid record counted."""
+    told: dict[str, dict[str, object]] = msgspec.json.decode(record)
+    return frozenset(told.get("requests", {}))
+
+
+def swarm_figures(record: Record, counted: frozenset[str] = ALL_REQUESTS) -> dict[str, float | None]:
+    """Return the swarm metrics of a record, None where it has none.
+
+    ``counted`` are the kinds of requests that its writer knew: what nobody counted is unknown, and not 0.
+    """
     leechers = [peer for peer in record.peers if peer.role == "leecher"]
     blocks = sum(peer.timeline[-1][1] if peer.timeline else 0 for peer in leechers)
     requests, ledger, times = record.requests, record.ledger, record.completion_time_s
-    messages = requests.block + requests.block_refused + requests.have + requests.offer + requests.handshake
 
-    def per_block(count: int) -> float | None:
-        return count / blocks if blocks else None
+    def per_block(*kinds: str) -> float | None:
+        known = blocks and counted.issuperset(kinds)
+        return sum(getattr(requests, kind) for kind in kinds) / blocks if known else None
 
     return {
         "completion_p50": times.p50 if times else None,
@@ -62,8 +74,8 @@ def swarm_figures(record: Record) -> dict[str, float | None]:
         "cpu_per_gib": record.cpu_s_per_gib,
         "pss": record.pss_bytes_mean,
         "received_per_useful": ledger.received_bytes / ledger.useful_bytes if ledger.useful_bytes else None,
-        "block_requests": per_block(requests.block + requests.block_refused),
-        "have_messages": per_block(requests.have),
-        "messages": per_block(messages),
-        "tracker_requests": requests.tracker / len(record.peers) if record.peers else None,
+        "block_requests": per_block("block", "block_refused"),
+        "have_messages": per_block("have"),
+        "messages": per_block("block", "block_refused", "have", "offer", "handshake"),
+        "tracker_requests": requests.tracker / len(record.peers) if record.peers and "tracker" in counted else None,
     }

@@ -18,7 +18,7 @@ from minibit import record as records
 from minibit.errors import MiniBitError, RecordError, UsageError
 from minibit.provenance import folder_name
 from minibit.record import CodeVersion, Machine
-from minibit.regression.metrics import SWARM, Metric, swarm_figures
+from minibit.regression.metrics import SWARM, Metric, requests_counted, swarm_figures
 from minibit.regression.sessions import Session, machines, session_named
 from minibit.scenario import FileSpec, Scenario
 
@@ -148,7 +148,7 @@ def _swarm(file: Path, session: Session) -> Reading:
         machine=folder_name(record.machine),
         benchmark=f"{record.scenario.get('name', file.stem)}@{scenario_version(record.scenario)}",
         environment=f"{record.machine.kernel}, {record.machine.python}",
-        figures=swarm_figures(record),
+        figures=swarm_figures(record, requests_counted(file.read_bytes())),
         valid=record.valid,
     )
 

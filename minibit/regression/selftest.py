@@ -27,7 +27,7 @@ from minibit.regression.evidence import (
     ratio_of,
     verdict_on,
 )
-from minibit.regression.metrics import METRICS
+from minibit.regression.metrics import METRICS, Metric
 
 SCHEMA_VERSION = 1
 FILE_NAME = "selftest.json"
@@ -70,8 +70,17 @@ class Selftest(msgspec.Struct, kw_only=True):
     remarks: list[str]
 
     def detectable(self) -> dict[str, float | None]:
-        """Return the finest gate of each metric."""
-        return {each.key: each.detectable for each in self.noise}
+        """Return the finest gate of each metric: the coarsest, if several workloads have it."""
+        found: dict[str, list[float | None]] = {}
+        for each in self.noise:
+            found.setdefault(each.key, []).append(each.detectable)
+        return {key: max(seen, key=lambda gate: math.inf if gate is None else gate) for key, seen in found.items()}
+
+    def with_older(self, older: "Selftest | None") -> "Selftest":
+        """Return this one, with what an older one knows of metrics that were not measured now."""
+        measured = {each.key for each in self.noise}
+        kept = [each for each in older.noise if each.key not in measured] if older else []
+        return msgspec.structs.replace(self, noise=self.noise + kept)
 
 
 def analysed(comparison: Comparison, *, rng_seed: int = 0) -> Selftest:
@@ -87,37 +96,48 @@ def analysed(comparison: Comparison, *, rng_seed: int = 0) -> Selftest:
 
 
 def gates_of(
-    asked: Mapping[str, float], detectable: Mapping[str, float | None] | None
+    judged: Sequence[Metric],
+    detectable: Mapping[str, float | None] | None,
+    *,
+    named: Mapping[str, float] | None = None,
+    general: float | None = None,
 ) -> tuple[dict[str, float], list[str]]:
-    """Return the gate of every metric, and remarks on those that are wider than usual on this machine.
+    """Return the gate of every judged metric, and remarks on those that are wider here than they were to be.
 
-    ``asked`` are gates that a user named; ``detectable`` is the selftest's, None if there was none. Raise UsageError
-    for a metric nobody knows, and for a gate finer than this machine can see.
+    ``named`` are gates that a user gave one metric each, ``general`` one for all others; ``detectable`` is the
+    selftest's, None if there was none. Raise UsageError for a metric nobody knows, for a named gate finer than this
+    machine can see, and for a general one that is too fine for every metric.
     """
-    for key in asked:
+    named, detectable = named or {}, detectable or {}
+    for key, gate in named.items():
         if key not in METRICS:
             raise UsageError(f"there is no metric {key}; there are {', '.join(METRICS)}")
+        if gate < (finest := _finest(key, detectable)):
+            raise UsageError(_too_fine(gate, key, finest))
+    finest_of_all = min((_finest(metric.key, detectable) for metric in judged), default=0.0)
+    if general is not None and general < finest_of_all:
+        raise UsageError(_too_fine(general, "any metric", finest_of_all))
     gates, remarks = {}, []
-    for key, metric in METRICS.items():
-        finest = _finest(key, detectable)
-        if key in asked and asked[key] < finest:
-            seen = "nothing below a doubling" if math.isinf(finest) else f"nothing below {finest:.1%}"
-            raise UsageError(
-                f"a gate of {asked[key]:.1%} on {key} is finer than this machine can see: the selftest found {seen}"
-            )
-        gates[key] = asked.get(key, max(metric.gate, finest))
-        if key not in asked and math.isinf(finest):
+    for metric in judged:
+        wanted = metric.gate if general is None else general
+        finest = _finest(metric.key, detectable)
+        gates[metric.key] = named.get(metric.key, max(wanted, finest))
+        if metric.key in named:
+            continue
+        if math.isinf(finest):
             remarks.append(f"{metric.title} is not judged: not even a doubling can be seen here")
-        elif key not in asked and finest > metric.gate:
-            held = f"held to {finest:.0%} instead of {metric.gate:.0%}"
-            remarks.append(f"{metric.title} is {held}: no less can be seen here")
+        elif finest > wanted:
+            remarks.append(f"{metric.title} is held to {finest:.1%} instead of {wanted:.1%}: no less can be seen here")
     return gates, remarks
 
 
-def _finest(key: str, detectable: Mapping[str, float | None] | None) -> float:
-    if detectable is None or key not in detectable:
-        return 0.0
-    found = detectable[key]
+def _too_fine(gate: float, on: str, finest: float) -> str:
+    seen = "nothing below a doubling" if math.isinf(finest) else f"nothing below {finest:.1%}"
+    return f"a gate of {gate:.1%} on {on} is finer than this machine can see: the selftest found {seen}"
+
+
+def _finest(key: str, detectable: Mapping[str, float | None]) -> float:
+    found = detectable.get(key, 0.0)
     return math.inf if found is None else found
 
 

@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 import venv
 from collections.abc import Callable, Iterator
@@ -24,13 +25,15 @@ from typing import Any
 import msgspec
 
 from minibit.errors import MiniBitError, UsageError
-from minibit.provenance import git
+from minibit.provenance import GitError, ask_git, git
 from minibit.record import CodeVersion
 from minibit.regression.comparison import EXIT_COULD_NOT_RUN, SideRecord
 
 MAIN = "from minibit.cli import main; main()"
 INTERPRETER, SCENARIO, REVISION = "an interpreter", "a scenario file", "a revision"
 KEPT_WORKTREES = 8
+IN_USE_S = 86_400.0  # a worktree that a comparison may still be running from
+FORCE = ("--force", "--force")  # twice: also what a git that was killed left locked
 CHECKOUT_TIMEOUT_S = 120.0
 PIP_TIMEOUT_S = 900.0
 LOOK_TIMEOUT_S = 60.0
@@ -72,22 +75,27 @@ class Side:
 
     def environment(self) -> dict[str, str]:
         """Return the variables it runs with; the working directory is no place to import from."""
-        kept = {key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "PYTHONHOME"}}
-        return kept | {"PYTHONSAFEPATH": "1"} | ({"PYTHONPATH": str(self.code)} if self.code else {})
+        return _own_environment() | {"PYTHONSAFEPATH": "1"} | ({"PYTHONPATH": str(self.code)} if self.code else {})
 
     def look(self) -> SideRecord:
         """Ask the interpreter what it is. Raise CouldNotCompare if no MiniBit runs there, or another than meant."""
-        done = subprocess.run(
-            [str(self.python), "-c", _LOOK],
-            env=self.environment(),
-            capture_output=True,
-            text=True,
-            timeout=LOOK_TIMEOUT_S,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [str(self.python), "-c", _LOOK],
+                env=self.environment(),
+                capture_output=True,
+                text=True,
+                timeout=LOOK_TIMEOUT_S,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise CouldNotCompare(f"{self.name} {self.given} does not run MiniBit: {error}") from error
         if done.returncode or not done.stdout:
             raise CouldNotCompare(f"{self.name} {self.given} does not run MiniBit: {last_line(done.stderr)}")
-        told: dict[str, Any] = json.loads(done.stdout)
+        try:
+            told: dict[str, Any] = json.loads(last_line(done.stdout))  # a wrapper may say something before
+        except json.JSONDecodeError:
+            raise CouldNotCompare(f"{self.name} {self.given} does not run MiniBit: {last_line(done.stdout)}") from None
         if self.code and not Path(told["file"]).is_relative_to(self.code):
             raise CouldNotCompare(f"{self.name} {self.given}: the MiniBit that runs is that of {told['file']}")
         packages = {name.lower(): version for name, version in told["packages"].items() if name.lower() != "minibit"}
@@ -100,6 +108,11 @@ class Side:
         )
 
 
+def _own_environment() -> dict[str, str]:
+    """Return the user's variables without those that lead Python to other libraries than its own."""
+    return {key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "PYTHONHOME"}}
+
+
 def last_line(text: str) -> str:
     """Return the last line that a failed program said."""
     return (text.strip().splitlines() or ["it said nothing"])[-1]
@@ -108,7 +121,7 @@ def last_line(text: str) -> str:
 def cache_folder() -> Path:
     """Return where worktrees and environments are kept: MINIBIT_CACHE, or minibit in the user's cache."""
     if named := os.environ.get("MINIBIT_CACHE"):
-        return Path(named)
+        return Path(named).expanduser().resolve()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minibit"
 
 
@@ -118,7 +131,7 @@ def make_sides(base: str, head: str, *, uncommitted: bool = False, tell: Tell = 
     Raise UsageError for what is no revision, interpreter or scenario, or if the two are not of one kind; and
     CouldNotCompare if an environment cannot be made.
     """
-    kinds = [_kind(base), REVISION if uncommitted else _kind(head)]
+    kinds = [kind_of(base), REVISION if uncommitted else kind_of(head)]
     if kinds[0] != kinds[1]:
         raise UsageError(f"{base} is {kinds[0]} and {head} {kinds[1]}: only two of a kind can be compared")
     sides = {"base": base, "head": head}
@@ -137,7 +150,8 @@ def make_sides(base: str, head: str, *, uncommitted: bool = False, tell: Tell = 
     return made[0], made[1]
 
 
-def _kind(given: str) -> str:
+def kind_of(given: str) -> str:
+    """Return what the user named: a scenario file, an interpreter, or else a revision."""
     path = Path(given)
     if given.endswith(".toml") and path.is_file():
         return SCENARIO
@@ -208,16 +222,14 @@ class Repository:
         names = {f"GIT_{who}_{what}": "minibit" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
         variables = {"GIT_INDEX_FILE": str(index), **dates, **names}
         try:
-            added = git(self.root, "read-tree", "HEAD", variables=variables) is not None
-            added = added and git(self.root, "add", "--all", variables=variables) is not None
-            tree = git(self.root, "write-tree", variables=variables) if added else None
-            message = ("-p", "HEAD", "-m", "the working tree")
-            commit = git(self.root, "commit-tree", tree, *message, variables=variables) if tree else None
+            ask_git(self.root, "read-tree", "HEAD", variables=variables)
+            ask_git(self.root, "add", "--all", variables=variables, timeout_s=CHECKOUT_TIMEOUT_S)
+            tree = ask_git(self.root, "write-tree", variables=variables)
+            return ask_git(self.root, "commit-tree", tree, "-p", "HEAD", "-m", "the working tree", variables=variables)
+        except GitError as error:
+            raise CouldNotCompare(f"git could not take the working tree of {self.root}: {error}") from error
         finally:
             index.unlink(missing_ok=True)
-        if not commit:
-            raise CouldNotCompare(f"git could not take the working tree of {self.root}")
-        return commit
 
     @property
     def _worktrees(self) -> Path:
@@ -230,34 +242,29 @@ class Repository:
         clean = folder.exists() and git(folder, "status", "--porcelain", "--untracked-files=no") == ""
         if not clean or git(folder, "rev-parse", "HEAD") != commit:
             self._remove(folder)
-            if (
-                git(
-                    self.root,
-                    "worktree",
-                    "add",
-                    "--force",
-                    "--detach",
-                    str(folder),
-                    commit,
-                    timeout_s=CHECKOUT_TIMEOUT_S,
-                )
-                is None
-            ):
-                raise CouldNotCompare(f"git could not check {given} out into {folder}")
+            add = ("worktree", "add", *FORCE, "--detach", str(folder), commit)
+            try:
+                ask_git(self.root, *add, timeout_s=CHECKOUT_TIMEOUT_S)
+            except GitError as error:
+                raise CouldNotCompare(f"git could not check {given} out into {folder}: {error}") from error
         if not (folder / "minibit" / "__init__.py").exists():
             raise UsageError(f"{given} is no MiniBit: there is no minibit/__init__.py in it")
         os.utime(folder)
         return folder
 
     def forget_old(self, keep: set[Path | None]) -> None:
-        """Remove the worktrees that were not used for longest, but for the newest few."""
+        """Remove the worktrees that were not used for longest, but for the newest few and those of today."""
         found = sorted(self._worktrees.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
+        old_s = time.time() - IN_USE_S
         for folder in found[KEPT_WORKTREES:]:
-            if folder not in keep:
+            if folder not in keep and folder.stat().st_mtime < old_s:
                 self._remove(folder)
+        for link in cache_folder().glob("worktrees/*/*/.git"):
+            if not Path(link.read_text().strip().removeprefix("gitdir: ")).exists():  # its repository is gone
+                shutil.rmtree(link.parent)
 
     def _remove(self, folder: Path) -> None:
-        git(self.root, "worktree", "remove", "--force", str(folder))
+        git(self.root, "worktree", "remove", *FORCE, str(folder))
         shutil.rmtree(folder, ignore_errors=True)
         git(self.root, "worktree", "prune")
 
@@ -282,7 +289,10 @@ def _environment(requirements: list[str], tell: Tell) -> Path:
     if not whole.exists():
         tell(f"making an environment with {len(requirements)} dependencies")
         shutil.rmtree(folder, ignore_errors=True)
-        venv.create(folder, with_pip=True, symlinks=True)
+        try:
+            venv.create(folder, with_pip=True, symlinks=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise CouldNotCompare(f"an environment could not be made (is python3-venv installed?): {error}") from error
         if requirements:
             _install(python, requirements)
         whole.touch()
@@ -292,7 +302,9 @@ def _environment(requirements: list[str], tell: Tell) -> Path:
 def _install(python: Path, requirements: list[str]) -> None:
     command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command, env=_own_environment(), capture_output=True, text=True, timeout=PIP_TIMEOUT_S, check=False
+        )
     except subprocess.TimeoutExpired:
         raise CouldNotCompare(f"pip did not install the dependencies within {PIP_TIMEOUT_S:.0f} s") from None
     if done.returncode:

@@ -2,15 +2,17 @@
 
 Only the command line of a side is used, so that old revisions and other interpreters can be compared; what measures a
 tracker or a peer from outside is this MiniBit's own load generator, for both sides alike. Each run has a session of
-its own, so that a process which outlives it is found.
+its own and a mark in its environment, by which a process that outlives it is found.
 """
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,11 +26,12 @@ from minibit import metainfo
 from minibit import record as records
 from minibit import scenario as scenarios
 from minibit.core.blocks import KIB, MIB
+from minibit.errors import RecordError
 from minibit.load.drive import drive_in_turn
 from minibit.load.generator import Plan
 from minibit.load.result import LoadResult
 from minibit.record import Record
-from minibit.regression.metrics import swarm_figures
+from minibit.regression.metrics import requests_counted, swarm_figures
 from minibit.regression.sides import CouldNotCompare, DoesNotCount, Side, last_line
 from minibit.scenario import Scenario
 from minibit.wire import PEERS
@@ -37,7 +40,9 @@ DEFAULT_SCENARIO = Path(__file__).with_name("default.toml")
 STOP_WITHIN_S = 30.0
 SPARE_S = 60.0  # beyond the scenario's own time-out
 UP_WITHIN_S = 30.0
+GONE_WITHIN_S = 1.0  # what was killed or is about to exit
 LOOK_EVERY_S = 0.02
+MARK = "MINIBIT_COMPARED_RUN"
 WARM_UP_S, TRACKER_S, BLOCK_S = 0.4, 2.4, 1.6  # shared by two sides: whole rounds of four turns
 TRACKER_CONNECTIONS, BLOCK_SIZE, FILE_SIZE = 16, 64 * KIB, 4 * MIB
 _VARYING = {"rng_seed", "name"}  # of a resolved scenario: no change of what is measured
@@ -80,16 +85,17 @@ class SwarmRuns:
 
     def run(self, side: Side, seed: int) -> Trial:
         """Run the swarm with this seed. Raise DoesNotCount or CouldNotCompare."""
-        record = self._record(side, seed)
+        record, counted = self._record(side, seed)
         if not record.valid:
             reasons = "; ".join(record.invalid_reasons) or "the record does not say why"
             raise DoesNotCount(f"a run of {side.name} does not count ({self.name}, seed {seed}): {reasons}")
         ran = record.commit
         if side.commit and ran != side.commit:
             raise CouldNotCompare(f"{side.name} was to run commit {side.commit.id[:9]}, but {_told(ran)} ran")
-        return Trial(swarm_figures(record), record)
+        return Trial(swarm_figures(record, counted), record)
 
-    def _record(self, side: Side, seed: int) -> Record:
+    def _record(self, side: Side, seed: int) -> tuple[Record, frozenset[str]]:
+        """Return what the run wrote, and the kinds of messages that it counted: a side may know fewer or more."""
         path = side.scenario or self.path
         wanted = scenarios.load(path)
         with tempfile.TemporaryDirectory(prefix="minibit-compare-") as name:
@@ -98,7 +104,10 @@ class SwarmRuns:
             said = _finished(side, arguments, Path(name), _timeout_s(wanted))
             if not written.exists():
                 raise CouldNotCompare(f"{side.name} could not run {wanted.name}: {last_line(said)}")
-            return records.read(written)
+            try:
+                return records.read(written), requests_counted(written.read_bytes())
+            except RecordError as error:
+                raise CouldNotCompare(f"the record that {side.name} wrote is of no use here: {error}") from error
 
 
 def _timeout_s(scenario: Scenario) -> float:
@@ -226,10 +235,12 @@ def _cpu_s(process: psutil.Process) -> float:
 def _tracker(side: Side, folder: Path) -> Iterator[tuple[str, psutil.Process]]:
     ready_read, ready_write = os.pipe()
     arguments = ["tracker", "--host", "127.0.0.1", "--port", "0", "--ready-fd", str(ready_write)]
-    with _serving(side, arguments, folder / "tracker.txt", ready_write) as process:
+    with (
+        os.fdopen(ready_read) as ready,
+        _running(side, arguments, folder / "tracker.txt", None, ready_write) as process,
+    ):
         os.close(ready_write)
-        with os.fdopen(ready_read) as ready:
-            told = ready.readline().strip()
+        told = ready.readline().strip() if select.select([ready], [], [], UP_WITHIN_S)[0] else ""
         if not told:
             raise CouldNotCompare(
                 f"the tracker of {side.name} did not start: {last_line((folder / 'tracker.txt').read_text())}"
@@ -246,7 +257,7 @@ def _seed_peer(side: Side, folder: Path, tracker_url: str) -> Iterator[tuple[str
     metainfo.write(torrent, folder / "content.torrent")
     arguments = ["peer", str(folder / "content.torrent"), "--seed", "--dir", str(folder), "--tracker", tracker_url]
     arguments += ["--host", "127.0.0.1", "--port", "0"]
-    with _serving(side, arguments, folder / "peer.txt") as process:
+    with _running(side, arguments, folder / "peer.txt") as process:
         deadline_s = time.monotonic() + UP_WITHIN_S
         query = f"{tracker_url}{PEERS}?peer_id=compare&info_hash={torrent.info_hash}"
         while not (found := _peers(query)):
@@ -270,47 +281,42 @@ def _peers(query: str) -> list[dict[str, Any]]:
 
 def _finished(side: Side, arguments: list[str], folder: Path, timeout_s: float) -> str:
     """Run the side's command to its end; return what it said on stderr."""
-    with (folder / "stderr.txt").open("w+b") as said:
-        process = subprocess.Popen(
-            side.command(*arguments),
-            cwd=folder,
-            env=side.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=said,
-            start_new_session=True,
-        )
+    output = folder / "stderr.txt"
+    with _running(side, arguments, output, subprocess.DEVNULL) as process:
         try:
             process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise CouldNotCompare(f"{side.name} did not end within {timeout_s:.0f} s: {arguments[0]}") from None
-        finally:
-            _end(process)
-        _none_left(side, process.pid)
-        said.seek(0)
-        return said.read().decode(errors="replace")
+    return output.read_text(errors="replace")
 
 
 @contextmanager
-def _serving(
-    side: Side, arguments: list[str], output: Path, ready_fd: int | None = None
+def _running(
+    side: Side, arguments: list[str], output: Path, stdout: int | None = None, ready_fd: int | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the side's command in a session of its own; at the end, whatever ended it, no process of it is left.
+
+    Raise CouldNotCompare, naming them, if it came to its end and left processes behind.
+    """
+    mark = uuid.uuid4().hex
     with output.open("wb") as said:
         process = subprocess.Popen(
             side.command(*arguments),
             cwd=output.parent,
-            env=side.environment(),
+            env=side.environment() | {MARK: mark},
             stdin=subprocess.DEVNULL,
-            stdout=said,
+            stdout=said if stdout is None else stdout,
             stderr=said,
             pass_fds=[ready_fd] if ready_fd is not None else [],
             start_new_session=True,
         )
-        try:
-            yield process
-        finally:
-            _end(process)
-    _none_left(side, process.pid)
+    try:
+        yield process
+    finally:
+        _end(process)
+        left = _end_marked(mark)
+    if left:
+        raise CouldNotCompare(f"a run of {side.name} left processes behind: {', '.join(left)}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -324,22 +330,26 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _none_left(side: Side, session: int) -> None:
-    """Raise CouldNotCompare, naming it, if a process of this session is still there; end it."""
-    left = [process for process in psutil.process_iter() if _session_of(process.pid) == session]
-    if not left:
-        return
+def _end_marked(mark: str) -> list[str]:
+    """End every process that still bears the mark after a moment, whatever session it is in; return their names.
+
+    What a process starts inherits its environment: the mark is found where pids and sessions would not lead.
+    """
+    deadline_s = time.monotonic() + GONE_WITHIN_S
+    while (left := [process for process in psutil.process_iter() if _bears(process, mark)]) and (
+        time.monotonic() < deadline_s
+    ):
+        time.sleep(LOOK_EVERY_S)
     names = []
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             names.append(f"{process.name()} (pid {process.pid})")
             process.kill()
-    if names:
-        raise CouldNotCompare(f"a run of {side.name} left processes behind: {', '.join(names)}")
+    return names
 
 
-def _session_of(pid: int) -> int | None:
+def _bears(process: psutil.Process, mark: str) -> bool:
     try:
-        return os.getsid(pid)
-    except ProcessLookupError:
-        return None
+        return bool(process.environ().get(MARK) == mark)
+    except psutil.Error:
+        return False  # gone, or of another user, and then none of ours

@@ -6,10 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import psutil
 import pytest
 
 from minibit import scenario
+from minibit.cli import run as run_command
+from minibit.cli.options import EXIT_BUG
+from minibit.regression import trials
 from minibit.regression.metrics import SERVING, SWARM, swarm_figures
 from minibit.regression.sides import CouldNotCompare, Side
 from minibit.regression.trials import DEFAULT_SCENARIO, ServingRuns, SwarmRuns
@@ -28,12 +32,17 @@ count = 1
 name = "leecher"
 count = 2
 """
-NOT_VALID = """
+CHANGED = """
 real(*sys.argv[1:])
 import json, pathlib
 path = pathlib.Path(sys.argv[-1])
-path.write_text(json.dumps(json.loads(path.read_text()) | {"valid": False, "invalid_reasons": ["it leaked"]}))
+told = json.loads(path.read_text())
+{change}
+path.write_text(json.dumps(told))
 """
+NOT_VALID = CHANGED.format(change="told |= {'valid': False, 'invalid_reasons': ['it leaked']}")
+TOMORROW = CHANGED.format(change="told['schema_version'] = 99")
+ELSEWHERE = "subprocess.Popen(['sleep', '60'], start_new_session=True)"
 
 
 def minibit(*arguments, cwd, **variables):
@@ -91,15 +100,27 @@ def side_that(tmp_path, code):
         ("sys.exit('no such option')", "head could not run quick: no such option"),
         ("pass", "head could not run quick: it said nothing"),
         (NOT_VALID, r"a run of head does not count \(quick, seed 3\): it leaked"),
+        (TOMORROW, "the record that head wrote is of no use here: .*schema_version is 99"),
         ("real(*sys.argv[1:])\nsubprocess.Popen(['sleep', '60'])", r"left processes behind: sleep \(pid \d+\)"),
+        (f"real(*sys.argv[1:])\n{ELSEWHERE}", r"left processes behind: sleep \(pid \d+\)"),
+        (f"{ELSEWHERE}\nimport time\ntime.sleep(50)", "head did not end within 3 s: swarm"),
     ],
-    ids=["fails", "writes nothing", "not valid", "left behind"],
+    ids=["fails", "writes nothing", "not valid", "other schema", "left behind", "left in its own session", "hangs"],
 )  # fmt: skip
-def test_a_run_that_does_not_count_is_named(tmp_path, quick, code, said):
+def test_a_run_that_does_not_count_is_named(tmp_path, quick, code, said, monkeypatch):
     """Whatever went wrong, there is no figure then; and nothing is left running."""
+    if "hangs" in os.environ["PYTEST_CURRENT_TEST"]:
+        monkeypatch.setattr(trials, "_timeout_s", lambda _scenario: 3.0)
     with pytest.raises(CouldNotCompare, match=said):
         SwarmRuns(quick).run(side_that(tmp_path, code), seed=3)
     assert not [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "60"]]
+
+
+def test_what_a_side_does_not_count_is_unknown(tmp_path, quick):
+    """A counter that is gone must not look like no messages at all."""
+    without = CHANGED.format(change="del told['requests']['have']")
+    figures = SwarmRuns(quick).run(side_that(tmp_path, without), seed=3).figures
+    assert {key for key, value in figures.items() if value is None} == {"have_messages", "messages"}
 
 
 def test_another_commit_than_meant_is_named(quick):
@@ -146,15 +167,43 @@ def test_a_slower_scenario_is_found(tmp_path, quick):
         (["a.toml", "b.toml"], 2, "a.toml is no revision"),
         ([sys.executable, "HEAD"], 2, "only two of a kind"),
         (["/bin/true", "/bin/true"], 4, "does not run MiniBit"),
+        (["./no-program", "/bin/true"], 4, "does not run MiniBit: [Errno 8] Exec format error"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, arguments, code, said):
     """And nothing was run for them."""
     subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    (tmp_path / "no-program").write_text("neither a script nor a binary")
+    (tmp_path / "no-program").chmod(0o755)
     done = minibit("compare", *arguments, "--results", tmp_path, cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_evidence_that_cannot_be_kept_is_no_regression(tmp_path, quick):
+    """Exit code 1 is a verdict: no error may look like it; what was found is on the screen."""
+    quick.write_text('isolation = "thread"\n' + TOML.format(size="128KiB"))
+    (tmp_path / "file").write_text("")
+    options = ("--json", tmp_path / "file" / "c.json", "--results", tmp_path, "--budget", "1s")
+    done = minibit("compare", quick, quick, *options, cwd=tmp_path)
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert "completion time, last" in done.stdout
+    assert "cannot write result" in done.stderr
+
+
+def test_a_bug_is_no_verdict(capsys, monkeypatch):
+    """Python's own exit code for a traceback is 1, which would read as regressed."""
+
+    @click.command()
+    def faulty():
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(sys, "argv", ["faulty"])
+    with pytest.raises(SystemExit) as ended:
+        run_command(faulty, "faulty")
+    assert ended.value.code == EXIT_BUG
+    assert "ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_the_default_scenario_takes_about_a_second():

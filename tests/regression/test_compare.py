@@ -127,6 +127,18 @@ def test_a_workload_that_is_decided_runs_no_more():
     assert made.workloads[1].pairs > LOOKS[0]
 
 
+def test_what_regresses_first_does_not_hide_the_rest():
+    """Every workload has its first look, also if one before it has decided the verdict already."""
+    first, second = MadeUp("first", tracker_cpu=1.3), MadeUp("second", block_latency_p50=1.3)
+    made = compare(BASE, HEAD, [first, second])
+    assert made.verdict == Verdict.REGRESSED
+    assert [(metric.workload, metric.key) for metric in made.regressed] == [
+        ("first", "tracker_cpu"),
+        ("second", "block_latency_p50"),
+    ]
+    assert all(len(metric.base) == LOOKS[0] for metric in made.metrics)
+
+
 def test_a_number_of_pairs_may_be_asked_for():
     """A selftest wants all of them, whatever they say."""
     made = compare(BASE, HEAD, [MadeUp(tracker_cpu=2.0)], pairs=9)
@@ -138,6 +150,8 @@ def test_a_gate_of_infinity_leaves_a_metric_out():
     """What a machine cannot see is not judged there; it must not be passed either."""
     made = compare(BASE, HEAD, [MadeUp()], gates={"tracker_cpu": float("inf")})
     assert "tracker_cpu" not in verdicts(made)
+    with pytest.raises(CouldNotCompare, match="there is nothing to judge"):
+        compare(BASE, HEAD, [MadeUp()], gates=dict.fromkeys(KEYS, float("inf")))
 
 
 class Without(MadeUp):

@@ -262,6 +262,28 @@ def test_too_few_sessions_are_nothing_to_judge(tmp_path):
     assert "8 sessions" in judgement.unknown[0]
 
 
+def test_a_series_that_ended_long_ago_is_no_answer(tmp_path):
+    """The scenario changed, and its new version has too few sessions: nothing is judged, however slow it became."""
+    for day in range(10):
+        session(tmp_path, day, f"{day:040x}", [2.0])
+    for day in range(10, 17):
+        session(tmp_path, day, f"{day:040x}", [9.0], max_neighbours=7)
+    judgement = judge(history_of(tmp_path))
+    assert judgement.exit_code == 4
+    assert judgement.unknown == ["nothing to judge: 8 sessions of a series are needed, the longest has 7"]
+
+
+def test_a_small_step_back_does_not_make_good_for_a_fall(tmp_path):
+    """The newest shift is for the better; the level is still a third worse than before both."""
+    for day in range(24):
+        session(tmp_path, day, f"{day:040x}", [2.0 if day < 12 else 3.0 if day < 18 else 2.7])
+    made = history_of(tmp_path)
+    assert [change.direction for change in made.series[0].changes] == ["worse", "better"]
+    (told,) = judge(made, within=12).regressions
+    assert told.endswith(f"+35.0% over its last 2 shifts, worse at {12:040x}")
+    assert judge(made, within=11).exit_code == 0, "of the last eleven only the shift for the better is one"
+
+
 # -- pytest-benchmark --------------------------------------------------------------------------------------------------
 
 
@@ -287,6 +309,19 @@ def test_a_sessions_benchmarks_have_a_history_of_their_medians(tmp_path):
     swarm, timing = sorted(made.series, key=lambda series: series.metric)
     assert (timing.benchmark, timing.metric, timing.points[0].value) == ("bench.py::bench_pick", "time", 0.001)
     assert timing.points[0].commit == swarm.points[0].commit == CodeVersion(id="a" * 40, dirty=True)
+
+
+def test_names_are_shown_as_they_are(tmp_path, capsys):
+    """Parameters of tests stand in brackets, which a terminal's markup would swallow, or choke on."""
+    names = ("test_a[rarest]", "test_a[/tmp/x]", "test_a[bold]")
+    for number in range(12):
+        times = dict.fromkeys(names, 0.5 if number < 6 else 0.7)
+        benchmark_file(tmp_path / f"{number:04d}_x.json", number, f"{number:040x}", **times)
+    print_history(make_history(read_benchmarks([tmp_path]), (TIME,), Commits(Path("/")), source="[/x]"))
+    shown = capsys.readouterr().out
+    assert "[/x]: time" in shown
+    for name in names:
+        assert shown.count(f"bench.py::{name}") == 2, "in the table, and where its shift is told"
 
 
 def test_the_storage_of_pytest_benchmark_is_read_where_it_lies(tmp_path):

@@ -1,8 +1,10 @@
 """The two sides: worktrees and environments, made once, used again, never the user's own."""
 
 import os
+import shutil
 import subprocess
 import sys
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,42 @@ def test_old_worktrees_are_removed(repository, monkeypatch):
     assert len(git(repository, "worktree", "list").splitlines()) == 3
 
 
+def test_a_worktree_that_a_killed_git_left_is_made_anew(repository):
+    """Locked in git's books, and its folder gone: that must not bar the commit for ever."""
+    _, head = make_sides("HEAD~1", "HEAD")
+    git(repository, "worktree", "lock", str(head.code))
+    shutil.rmtree(head.code)
+    _, again = make_sides("HEAD~1", "HEAD")
+    assert (again.code / "minibit" / "cli.py").read_text() == CLI + "# second\n"
+
+
+def test_worktrees_of_repositories_that_are_gone_go_too(repository, cache, tmp_path):
+    """Scratch clones come and go; others' worktrees stay."""
+    git(tmp_path, "clone", "--quiet", str(repository), str(tmp_path / "scratch"))
+    with chdir(tmp_path / "scratch"):
+        base, _ = make_sides("HEAD~1", "HEAD")
+    shutil.rmtree(tmp_path / "scratch")
+    _, head = make_sides("HEAD~1", "HEAD")
+    assert not base.code.exists()
+    assert head.code.exists()
+
+
+def test_a_cache_may_be_named_from_here(repository, monkeypatch):
+    """A relative MINIBIT_CACHE means the same to git, to Python and to a subfolder's commands."""
+    monkeypatch.setenv("MINIBIT_CACHE", "../kept")
+    _, head = make_sides("HEAD~1", "HEAD")
+    assert head.code.is_relative_to(repository.parent)
+    assert head.look().commit == head.commit
+
+
+def test_what_git_says_is_told(repository, monkeypatch):
+    """One line with the reason: people cannot look into a worktree that was not made."""
+    (repository / "minibit" / "inner").mkdir()
+    git(repository / "minibit" / "inner", "init", "--quiet")
+    with pytest.raises(CouldNotCompare, match=r"could not take the working tree of .*inner/' does not have a commit"):
+        make_sides("HEAD", "HEAD", uncommitted=True)
+
+
 @pytest.mark.parametrize(
     ("base", "head", "said"),
     [
@@ -153,6 +191,12 @@ def test_interpreters_are_used_as_they_are(tmp_path):
     bare.chmod(0o755)
     with pytest.raises(CouldNotCompare, match="does not run MiniBit: ModuleNotFoundError"):
         Side("head", "bare", bare).look()
+    wrapper = tmp_path / "wrapper"
+    wrapper.write_text(f'#!/bin/sh\necho "activating"\nexec {sys.executable} "$@"\n')
+    wrapper.chmod(0o755)
+    assert Side("head", "wrapper", wrapper).look().python == base.look().python
+    with pytest.raises(CouldNotCompare, match="echo does not run MiniBit"):
+        Side("head", "echo", Path("/bin/echo")).look()
 
 
 def test_two_scenarios_run_with_this_code(tmp_path):
