@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from minibit import record as records
 from minibit.analysis.reporting import numbers
-from minibit.analysis.reporting.page import csv_text
+from minibit.analysis.reporting.page import NOTHING, csv_text
 from minibit.analysis.reporting.read import newest_session, read_results
 from minibit.analysis.reporting.svg import short_path
 from minibit.analysis.reporting.sweep import families
@@ -235,6 +235,37 @@ def test_the_data_links_are_what_was_drawn(tmp_path):
     assert {row["uplink_use"] for row in page.data("uplink.csv")} == {"0.5", "0.25"}
 
 
+def test_what_is_missing_sorts_as_a_number(tmp_path):
+    """A script's Number("inf") is none, and one such cell spoils the order of a whole column."""
+    run = swarm(peer(0, times=(1.0, 2.0), order=(0, 1)), peer(1, completed=False), makespan_s=None)
+    page = written(tmp_path, run, plain(4))
+    keys = [attrs["data-sort"] for _, attrs in page.elements if "data-sort" in attrs]
+    assert "Infinity" in keys
+    assert all(re.fullmatch(r"Infinity|-?\d+(\.\d+)?(e-?\d+)?", key) for key in keys)
+
+
+def test_figures_say_whom_they_leave_out(tmp_path):
+    """A caption that says each peer, and a peer that is not there, is a false figure."""
+    limited = plain(4).peers
+    free = [peer(9, times=(1.0, 2.0), order=(0, 1), sent_bytes=2048), peer(8, completed=False)]
+    page = written(tmp_path, swarm(*limited[1:], *free))
+    assert "Not drawn: 2 peers with an unlimited uplink." in page.text
+    assert "Not drawn: 1 leecher without a block." in page.text
+
+
+def test_a_group_looks_the_same_in_all_pictures(tmp_path):
+    """Whichever is busiest: its key has the same colour in each picture that tells groups apart."""
+    slow = [peer(n, times=(1.0, 2.0), order=(0, 1), group="slow", uplink_use=0.1) for n in range(3)]
+    fast = [peer(n, times=(1.0, 2.0), order=(0, 1), group="fast", uplink_use=0.9) for n in range(3, 6)]
+    html = written(tmp_path, swarm(*slow, *fast)).html
+    keys = re.findall(r"<li>(<svg [^>]*><(?:path|circle)[^>]*></svg>)(slow|fast)</li>", html)
+    colours = {group: {re.search(r"var\(--\w+\)|#[0-9a-f]{6}", svg)[0] for svg, name in keys if name == group}
+               for group in ("slow", "fast")}  # fmt: skip
+    assert len(keys) >= 4
+    assert [len(found) for found in colours.values()] == [1, 1]
+    assert colours["slow"] != colours["fast"]
+
+
 def test_availability_counts_the_rarest_block_with_seeds_and_starts():
     """A tiny swarm by hand: one seed, leechers that start at 0 and 10 and acquire the blocks in opposite order."""
     record = swarm(peer(0, times=(1.0, 3.0), order=(0, 1)), peer(1, times=(1.0, 2.0), order=(1, 0), start_delay_s=10.0))
@@ -285,6 +316,9 @@ def test_a_swarm_that_failed_names_who_was_stuck(tmp_path):
     page = written(tmp_path, run)
     assert "leecher-001: block 7" in page.text
     assert "leecher-001 did not complete" in page.text
+    assert f"makespan ÷ larger bound {NOTHING} larger bound 3 s" in page.text, (
+        "that nobody finished does not unmake the bound"
+    )
 
 
 def test_many_peers_share_cells_and_seeds_keep_their_own():
@@ -296,6 +330,15 @@ def test_many_peers_share_cells_and_seeds_keep_their_own():
     assert matrix.names[:2] == ["seed-000", "leecher-000 … leecher-002"]
     assert matrix.rows[0] == [0.0] + [2048.0] * 44
     assert {level for row in matrix.levels() for level in row} == {0, 8}
+
+
+def test_cells_of_neighbours_do_not_count_gifts_to_oneself():
+    """Where all give alike to all others, all cells are alike, the diagonal too."""
+    names = [f"leecher-{n:03d}" for n in range(128)]
+    members = [peer(n, sent_to=dict.fromkeys([m for m in names if m != name], 1000)) for n, name in enumerate(names)]
+    matrix = numbers.given(swarm(*members))
+    assert matrix.peers_a_row == 2
+    assert {value for row in matrix.rows[1:] for value in row[1:]} == {1000.0}
 
 
 # -- growth ------------------------------------------------------------------------------------------------------------
@@ -328,6 +371,20 @@ def test_a_sweep_is_one_family_whatever_varies_with_its_size():
     later = msgspec.structs.replace(plain(2), commit=CodeVersion(id="f" * 16, dirty=False))
     found = families([*runs, ("other", other), ("elsewhere", elsewhere), ("later", later)])
     assert [len(family) for family in found] == [4, 1, 1, 1]
+
+
+def test_equally_many_leechers_in_other_groups_are_another_experiment():
+    """Six fast and two slow have another bound than one fast and seven slow."""
+
+    def mixed(fast, slow):
+        record = plain(fast + slow)
+        groups = [{"name": "fast", "count": fast}, {"name": "slow", "count": slow, "upload_rate_bytes_per_s": 1e5}]
+        record.scenario["groups"][1:] = groups
+        return record
+
+    runs = [mixed(3, 1), mixed(6, 2), mixed(6, 2), mixed(1, 7)]
+    found = families([(str(number), run) for number, run in enumerate(runs)])
+    assert [[name for name, _ in family] for family in found] == [["0", "1", "2"], ["3"]]
 
 
 def test_invalid_runs_are_named_with_their_reasons_and_not_averaged(tmp_path):
@@ -420,10 +477,11 @@ def test_a_file_that_was_named_must_be_a_result(tmp_path, text):
         read_results([tmp_path / "x.json"])
 
 
-def test_a_scenario_that_cannot_be_shown_is_refused_by_name(tmp_path):
+@pytest.mark.parametrize("spoilt", [{"file": "big.iso"}, {"block_size_bytes": 0}, {"file": {"size_bytes": -1}}])
+def test_a_scenario_that_cannot_be_shown_is_refused_by_name(tmp_path, spoilt):
     """The page shows it in full, so it is checked when it is read."""
     broken = plain(2)
-    broken.scenario["file"] = "big.iso"
+    broken.scenario.update(spoilt)
     records.write(broken, tmp_path / "x.json")
     with pytest.raises(RecordError, match=r"x\.json: scenario"):
         read_results([tmp_path / "x.json"])

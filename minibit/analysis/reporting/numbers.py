@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 class ToldFile(msgspec.Struct, frozen=True):
     """What was shared."""
 
-    size_bytes: int = 0
+    size_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
     path: str | None = None
 
 
@@ -52,7 +52,7 @@ class Told(msgspec.Struct, frozen=True):
     name: str
     file: ToldFile
     groups: list[ToldGroup]
-    block_size_bytes: int
+    block_size_bytes: Annotated[int, msgspec.Meta(ge=1)]
     picker: str = ""
     choker: str = ""
     isolation: str = ""
@@ -216,7 +216,8 @@ def given(record: Record) -> Given:
                 sums[place[peer.peer_id]][place[other]] += sent_bytes
     for row, givers in zip(sums, classes, strict=True):
         for index, takers in enumerate(classes):
-            row[index] /= len(givers) * len(takers)
+            pairs = len(givers) * (len(takers) - (givers is takers))  # nobody gives to itself
+            row[index] /= pairs or 1
     names = [part[0].peer_id if len(part) == 1 else f"{part[0].peer_id} … {part[-1].peer_id}" for part in classes]
     return Given(names, sums, each)
 

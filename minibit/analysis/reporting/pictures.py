@@ -3,7 +3,7 @@
 Each is None if the record has nothing to draw it from; why, the section says.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from minibit.analysis.plots import BLUE, GREEN, INK, MUTED, VERMILION
 from minibit.analysis.reporting import numbers
@@ -92,6 +92,8 @@ def blocks(record: Record, ident: str) -> Figure | None:
         f"Blocks each leecher owned, of {total}, against the time from the common start in seconds."
         " Steep is fast; a flat stretch is waiting."
     )
+    if without := len(numbers.leechers_of(record)) - len(peers):
+        caption += f" Not drawn: {plural(without, 'leecher')} without a block."
     data = csv_text(
         ("peer", "time_s", "blocks"),
         [(peer.peer_id, peer.start_delay_s + at_s, owned) for peer in peers for at_s, owned in peer.timeline],
@@ -197,7 +199,7 @@ def uplinks(record: Record, ident: str) -> Figure | None:
     ranked = [(rank, peer, value(peer)) for rank, peer in enumerate(ordered, 1)]
     what = "uplink used" if capped else f"payload given ({unit})"
     chart = Chart(
-        marks=_uplink_marks(ranked),
+        marks=_uplink_marks(ranked, _groups(numbers.leechers_of(record))),
         x_label="peers, the busiest first",
         y_label=what,
         y_form=".0%" if capped else ",.6g",
@@ -210,6 +212,8 @@ def uplinks(record: Record, ident: str) -> Figure | None:
         if capped
         else f"Payload each peer sent, in {unit}, the busiest first; uplinks were unlimited, so there is no share."
     )
+    if unlimited := len(record.peers) - len(ordered):
+        caption += f" Not drawn: {plural(unlimited, 'peer')} with an unlimited uplink."
     data = csv_text(
         ("peer", "group", "role", "uplink_use", "sent_bytes"),
         [(peer.peer_id, peer.group, peer.role, peer.uplink_use, peer.sent_bytes) for peer in ordered],
@@ -220,19 +224,23 @@ def uplinks(record: Record, ident: str) -> Figure | None:
     )
 
 
-def _uplink_marks(ranked: Sequence[tuple[int, PeerRecord, float]]) -> list[Mark]:
-    """Return a dot for each peer, by group, or a line of too many; seeds are squares."""
+def _uplink_marks(
+    ranked: Sequence[tuple[int, PeerRecord, float]], groups: Mapping[str, Sequence[PeerRecord]]
+) -> list[Mark]:
+    """Return a dot for each peer, by group, or a line of too many; seeds are squares.
+
+    A group looks as in the other pictures, also if others have no dot here.
+    """
     seeds = [(rank, value) for rank, peer, value in ranked if peer.role == "seed"]
     marks: list[Mark] = []
     if len(ranked) > DOTS_MAX:
         marks.append(Line([(rank, value) for rank, _, value in ranked], BLUE, "peer", steps=True))
     else:
-        members = _groups([peer for _, peer, _ in ranked if peer.role != "seed"])
-        of_group = {peer.peer_id: group for group, peers in members.items() for peer in peers}
+        of_group = {peer.peer_id: group for group, peers in groups.items() for peer in peers}
         large = 5.0 if len(ranked) <= DOTS_LARGE_MAX else 3.8
-        for group, color, shape in zip(members, GROUP_COLOURS, GROUP_SHAPES, strict=False):
+        for group, color, shape in zip(groups, GROUP_COLOURS, GROUP_SHAPES, strict=False):
             points = [(rank, value) for rank, peer, value in ranked if of_group.get(peer.peer_id) == group]
-            marks.append(Dots(points, color, group, shape, large))
+            marks += [Dots(points, color, group, shape, large)] if points else []
     return [*marks, *([Dots(seeds, VERMILION, "seed", "square", 7.0)] if seeds else [])]
 
 

@@ -83,11 +83,12 @@ def _facts(record: Record) -> list[Fact]:
     messages = swarm_figures(record)["messages"]
     busy, goodput = record.cpu_busy_fraction, record.goodput_bytes_per_s
     spread = " / ".join(map(seconds, (times.p50, times.p95, times.max))) if times else NOTHING
-    bound = seconds(record.larger_bound_s)
+    bounded = record.bound_s is not None
+    bound = f"larger bound {seconds(record.larger_bound_s or 0.0)}" if bounded else "no finite bound"
     term = f", set by the {record.bound_binding_term}" if record.bound_binding_term else ""
     return [
         Fact(seconds(record.makespan_s), "makespan", f"first block after {seconds(record.time_to_first_block_s)}"),
-        Fact(number(ratio, ".3f"), "makespan ÷ larger bound", f"larger bound {bound}" if ratio else "no finite bound"),
+        Fact(number(ratio, ".3f"), "makespan ÷ larger bound", bound),
         Fact(spread, "completion p50 / p95 / max", "each leecher from its own start"),
         Fact(seconds(record.bound_s), "fluid bound", f"the file as a liquid{term}"),
         Fact(seconds(record.store_and_forward_bound_s), "store-and-forward bound", "whole blocks"),

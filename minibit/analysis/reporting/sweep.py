@@ -37,10 +37,18 @@ DETAILED_MAX = 8  # of more runs only two are shown in detail
 
 
 def families(runs: Sequence[Run]) -> list[list[Run]]:
-    """Return the runs that belong together, in the order in which each family appears."""
-    found: dict[bytes, list[Run]] = {}
+    """Return the runs that belong together, in the order in which each family appears.
+
+    Of one family all runs with equally many leechers have the same groups: another mixture is another experiment.
+    """
+    found: dict[tuple[bytes, int], list[Run]] = {}
+    mixtures: dict[tuple[bytes, int], list[list[int]]] = {}
     for run in runs:
-        found.setdefault(_likeness(run[1]), []).append(run)
+        likeness, mixture = _likeness(run[1]), [group.count for group in numbers.told(run[1].scenario).groups]
+        known = mixtures.setdefault((likeness, len(numbers.leechers_of(run[1]))), [])
+        if mixture not in known:
+            known.append(mixture)
+        found.setdefault((likeness, known.index(mixture)), []).append(run)
     return list(found.values())
 
 

@@ -113,9 +113,9 @@ def _when(results: Sequence[Any]) -> str:
 def _time(started_at: datetime | str) -> datetime | None:
     try:
         time = started_at if isinstance(started_at, datetime) else datetime.fromisoformat(started_at)
-    except ValueError:
+        return time.astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
-    return time.astimezone(UTC)
 
 
 def _commits(found: Found) -> list[str]:
