@@ -22,7 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from minibit.regression.compare import BUDGET_S, compare
 from minibit.regression.comparison import Comparison
 from minibit.regression.evidence import Verdict
 from minibit.regression.sessions import session_name
-from minibit.regression.sides import MAIN, make_sides
+from minibit.regression.sides import MAIN, Side, make_sides
 from minibit.regression.trials import DEFAULT_SCENARIO, Runs, ServingRuns, SwarmRuns
 from minibit.units import format_duration
 
@@ -62,18 +62,21 @@ class Change:
     old: str
     new: str
     shown_by: tuple[str, ...]
+    workload: str = "swarm"
 
 
 TAKE = "wait_s = self._bucket.take(num_bytes, now_s)"
 COMPLETION = ("completion_p50", "completion_p95", "completion_max")
 STORED = '        """A block is on disk."""\n'
 HAVE = 'answer = self._exchange("have", action.key, wire.ANNOUNCE_BLOCK, message, _announce_answer)'
+REQUEST = "        count = NUMWANT_MAX if request.numwant is None else request.numwant\n"
 LISTEN = "        self._peer.start_listening_for_peers()\n"
 
 
-def changes(cpu_s_per_block: float) -> dict[str, Change]:
-    """Return every way to be worse; a tenth more processor time is a tenth of what a block takes here."""
+def changes(cpu_s_per_block: float = 0.0, cpu_s_per_request: float = 0.0) -> dict[str, Change]:
+    """Return every way to be worse; shares of processor time are of what a block, or a request, takes here."""
     burn = BURN.format(seconds=cpu_s_per_block / 10)
+    burn_a_request = BURN.format(seconds=cpu_s_per_request / 5)
 
     def idle(share: float) -> str:
         return TAKE.replace("num_bytes", f"num_bytes + round({share} * num_bytes)")
@@ -87,6 +90,9 @@ def changes(cpu_s_per_block: float) -> dict[str, Change]:
         ),
         "5MiB-leak": Change(
             "minibit/launcher/child.py", LISTEN, LISTEN + '        self._leak = b"x" * (5 << 20)\n', ("pss",)
+        ),
+        "+20%-request": Change(
+            "minibit/tracker/service.py", REQUEST, burn_a_request + REQUEST, ("tracker_cpu", "tracker_rate"), "serving"
         ),
     }
 
@@ -144,14 +150,18 @@ def _open(told: Comparison) -> str:
 @OUTPUT
 def worse(names: tuple[str, ...], workload: str, output: Path) -> None:
     """Compare the last commit with the same made worse, in each way."""
-    if unknown := sorted(set(names) - set(changes(0.0))):
-        raise click.UsageError(f"no way {unknown[0]!r}; there are {', '.join(changes(0.0))}")
-    ways, here = changes(_cpu_s_per_block()), _git(ROOT, "rev-parse", "HEAD")
+    known = [name for name, change in changes().items() if workload in ("both", change.workload)]
+    if unknown := sorted(set(names) - set(known)):
+        raise click.UsageError(f"no way {unknown[0]!r} for this workload; there are {', '.join(known)}")
+    names = names or tuple(known)
+    of_serving = any(changes()[name].workload == "serving" for name in names)
+    ways = changes(_cpu_s_per_block(), _cpu_s_per_request() if of_serving else 0.0)
+    here = _git(ROOT, "rev-parse", "HEAD")
     table = Table(title="made worse on purpose, and what compare said of it", title_justify="left")
     for name in ("change", "verdict", "by", "time"):
         table.add_column(name)
     missed = []
-    for name in names or ways:
+    for name in names:
         path = output / "worse" / f"{name}-{workload}.json"
         if not path.exists():
             with _clone_with(ways[name], name):
@@ -182,8 +192,9 @@ def worse(names: tuple[str, ...], workload: str, output: Path) -> None:
 @OUTPUT
 def history(count: int, at: int, name: str, runs: int, output: Path) -> None:
     """Make a history of commits, one of them worse, and have minibit history find it."""
-    if name not in changes(0.0):
-        raise click.UsageError(f"no way {name!r}; there are {', '.join(changes(0.0))}")
+    known = [each for each, change in changes().items() if change.workload == "swarm"]
+    if name not in known:
+        raise click.UsageError(f"no way {name!r} of a swarm; there are {', '.join(known)}")
     if at > count - 3:
         raise click.UsageError(f"--at {at} leaves fewer than three commits after it")
     results = output.absolute() / "history"
@@ -235,6 +246,12 @@ def _cpu_s_per_block() -> float:
     record = run_swarm(plan)
     leechers = sum(peer.role == "leecher" for peer in record.peers)
     return (record.cpu_s or 0.0) / (leechers * plan.file.size_bytes / plan.effective_block_size_bytes)
+
+
+def _cpu_s_per_request() -> float:
+    """Return what one request to the tracker takes of a processor."""
+    here = Side("head", "this MiniBit", Path(sys.executable))
+    return ServingRuns().pair((here, replace(here, name="base")), 1)["head"].figures["tracker_cpu"] or 0.0
 
 
 @contextmanager

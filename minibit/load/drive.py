@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from minibit.provenance import PACKAGE, code_version, describe_machine
 from minibit.units import format_size
 
 STOPPING_S = 0.25  # that the locustfiles stop counting before locust, which knows whole seconds only, ends a test
+TURN_S = (0.008, 0.020)  # shorter: mostly what was in flight at its end; longer: as different as the machine's moods
 SPARE_S = 60.0  # beyond what a test should take, before its processes are given up
 LOCUSTFILES = PACKAGE.parent / "locustfiles"
 
@@ -44,25 +46,26 @@ def drive(
     return _result(plan, merged(seen), processes, started_at, title)
 
 
-def drive_in_turn(plans: Sequence[Plan], *, slice_s: float = 0.1) -> list[LoadResult]:
+def drive_in_turn(plans: Sequence[Plan], *, turn_s: tuple[float, float] = TURN_S) -> list[LoadResult]:
     """Carry out closed-loop plans of equal length on several targets at once, but only one sends at any moment.
 
-    Each has ``slice_s``, in the order A B B A A …, and rests (its process is stopped) while others have theirs: what
-    slows the machine for longer than that slows all alike. ``duration_s`` of a result is the time that it had. Its
-    figures are for comparing with the others': what is in flight at the end of a slice is answered beyond it, so that a
-    rate is a little too high, and the latency of those requests holds the rest. Raise ValueError for plans of another
-    kind, MiniBitError if a generator fails.
+    They take turns in rounds, and each rests (its process is stopped) while others have theirs: what slows the machine
+    for longer than that slows all alike. A round's turns are of one length between the two of ``turn_s``, and their
+    order is drawn too: with even ones, whatever is periodic would hit one plan always. ``duration_s`` of a result is
+    the time that it had. Its figures are for comparing with the others': what is in flight at the end of a turn is
+    answered beyond it, so that a rate is a little too high, and the latency of those requests holds the rest. Raise
+    ValueError for plans of another kind, MiniBitError if a generator fails.
     """
     if any(plan.rate_per_s is not None or plan.seconds != plans[0].seconds for plan in plans):
         raise ValueError("only closed loops of one length can take turns")
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     with _started(plans) as generators:
         turns = [_Turns(generator, plan) for generator, plan in zip(generators, plans, strict=True)]
-        forth = True
+        rng = random.Random(plans[0].seed)
         while not all(each.over for each in turns):
-            for each in turns if forth else reversed(turns):
-                each.take(slice_s)
-            forth = not forth
+            length_s = rng.uniform(*turn_s)
+            for each in rng.sample(turns, len(turns)):
+                each.take(length_s)
         for each in turns:
             each.generator.send_signal(signal.SIGCONT)
         seen = [_seen(generator, SPARE_S) for generator in generators]
@@ -86,7 +89,7 @@ class _Turns:
         """Whether its window has passed."""
         return time.monotonic() >= self._ends_s
 
-    def take(self, slice_s: float) -> None:
+    def take(self, length_s: float) -> None:
         """Let it send for so long."""
         begin_s = time.monotonic()
         if self._begins_s == math.inf:
@@ -95,7 +98,7 @@ class _Turns:
             _say(self.generator, b"go\n")
         else:
             self.generator.send_signal(signal.SIGCONT)
-        time.sleep(slice_s)
+        time.sleep(length_s)
         self.generator.send_signal(signal.SIGSTOP)
         self.active_s += max(0.0, min(time.monotonic(), self._ends_s) - max(begin_s, self._begins_s))
 

@@ -43,8 +43,8 @@ UP_WITHIN_S = 30.0
 GONE_WITHIN_S = 1.0  # what was killed or is about to exit
 LOOK_EVERY_S = 0.02
 MARK = "MINIBIT_COMPARED_RUN"
-WARM_UP_S, TRACKER_S, BLOCK_S = 0.4, 2.4, 1.6  # shared by two sides: whole rounds of four turns
-TRACKER_CONNECTIONS, BLOCK_SIZE, FILE_SIZE = 16, 64 * KIB, 4 * MIB
+WARM_UP_S, TRACKER_S, BLOCK_S = 0.4, 1.8, 1.6  # shared by two sides
+TRACKER_CONNECTIONS, BLOCK_SIZE, FILE_SIZE = 8, 64 * KIB, 4 * MIB
 _VARYING = {"rng_seed", "name"}  # of a resolved scenario: no change of what is measured
 
 
@@ -148,23 +148,45 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 class ServingRuns:
     """The sides' trackers under a closed loop, then their seeds asked for one block after another.
 
-    Both sides are up at once and take turns of a tenth of a second: a machine's speed changes by a tenth from one
-    second to the next, and would hide what is looked for.
+    Both sides are up at once and take turns of a hundredth of a second, as a virtual machine's speed changes by a tenth
+    within one. Trackers are held to one processor and what drives them to the others, a seed and its client, of whom
+    only one has work at any moment, to the same: where the scheduler happens to put them, and how long a processor
+    takes to wake, makes a tenth too. Each would hide what is looked for.
     """
 
     name = kind = "serving"
 
     def pair(self, order: Sequence[Side], seed: int) -> dict[str, Trial]:
         """Load the trackers in turn, then the seeds."""
+        driving, serving = _split(sorted(os.sched_getaffinity(0)))  # processors
         with ExitStack() as stack:
             folders = [Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="minibit-compare-"))) for _ in order]
             places = list(zip(order, folders, strict=True))
-            trackers = [stack.enter_context(_tracker(side, folder)) for side, folder in places]
-            figures = _tracker_figures(order, trackers, seed)
-            urls = [url for url, _ in trackers]
-            seeds = [stack.enter_context(_seed_peer(*place, url)) for place, url in zip(places, urls, strict=True)]
-            latencies = _block_figures(order, seeds, seed)
+            with _held_to(serving):
+                trackers = [stack.enter_context(_tracker(side, folder)) for side, folder in places]
+            with _held_to(driving):
+                figures = _tracker_figures(order, trackers, seed)
+            with _held_to(serving):
+                urls = [url for url, _ in trackers]
+                seeds = [stack.enter_context(_seed_peer(*place, url)) for place, url in zip(places, urls, strict=True)]
+                latencies = _block_figures(order, seeds, seed)
         return {side.name: Trial(figures[side.name] | latencies[side.name]) for side in order}
+
+
+def _split(processors: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+    """Return those for the load generators and the one for what serves; one alone is for both."""
+    return processors[:-1] or processors, processors[-1:]
+
+
+@contextmanager
+def _held_to(processors: Sequence[int]) -> Iterator[None]:
+    """Let this thread, and all processes that it starts meanwhile, run on these processors only."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, processors)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _tracker_figures(
